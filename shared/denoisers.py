@@ -1,0 +1,123 @@
+r"""Denoisers: E[x_0 | x_t, what is known, condition], whatever the network inside was trained to output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .data import Condition, like
+from .schedules import Schedule
+
+Target = Literal["edm", "x0", "epsilon", "v", "flow"]
+
+
+class Denoiser(Protocol):
+    """Anything that knows the posterior mean of clean data: a trained network, a closed form, a guided
+    denoiser, a filling one. Samplers ask for nothing else."""
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """x_t (B, C, *S), t () or (B,) -> E[x_0 | x_t, condition], shaped like x_t."""
+        ...
+
+
+@dataclass(frozen=True)
+class Parametrisation:
+    r"""How a network's output F becomes a prediction of x_0: D = c_skip x_t + c_out F(c_in x_t, t).
+
+    For x_t = alpha x_0 + sigma eps and data of standard deviation s (model space: s = 1):
+
+    ========  =====================================  ==========================================
+    target    what F learns                          c_skip, c_out
+    ========  =====================================  ==========================================
+    x0        x_0                                    0, 1
+    epsilon   eps                                    1 / alpha, -sigma / alpha
+    v         alpha eps - sigma x_0 (Salimans 2022)  alpha, -sigma, each / (alpha^2 + sigma^2)
+    flow      eps - x_0 (Lipman 2023)                1, -sigma, each / (alpha + sigma)
+    edm       unit-variance residual (Karras 2022)   alpha s^2 / m^2, sigma s / m
+    ========  =====================================  ==========================================
+
+    with m^2 = alpha^2 s^2 + sigma^2 and c_in = 1 / m for every target, so that the network's input has
+    unit variance at every noise level.
+    """
+
+    target: Target = "edm"
+    data_std: float = 1.0
+
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(c_skip, c_out, c_in), each shaped like alpha."""
+        s = self.data_std
+        m = (alpha**2 * s**2 + sigma**2).sqrt()
+        match self.target:
+            case "x0":
+                skip, out = torch.zeros_like(alpha), torch.ones_like(alpha)
+            case "epsilon":
+                skip, out = 1 / alpha, -sigma / alpha
+            case "v":
+                skip, out = alpha / (alpha**2 + sigma**2), -sigma / (alpha**2 + sigma**2)
+            case "flow":
+                skip, out = 1 / (alpha + sigma), -sigma / (alpha + sigma)
+            case "edm":
+                skip, out = alpha * s**2 / m**2, sigma * s / m
+            case _:
+                raise ValueError(f"target {self.target!r}: expected edm, x0, epsilon, v or flow")
+        return skip, out, 1 / m
+
+
+class NetworkDenoiser(nn.Module):
+    """A network behind a parametrisation.
+
+    The network is called as `network(x, noise_level, condition)` with x (B, C, *S) of unit variance and
+    noise_level (B,) = log(sigma / alpha) / 4 (Karras et al. 2022); it returns a tensor shaped like x.
+    Where `condition.known` is given, known entries of x_t are replaced by their clean values on the way
+    in (scaled like clean data) and returned exactly on the way out, so that one set of weights generates
+    and fills: the denoiser is E[x_0 | noisy unknown part, clean known part].
+
+    Args:
+        network: the module.
+        schedule: the forward process that `t` refers to.
+        parametrisation: what the network's output means.
+    """
+
+    def __init__(
+        self, network: nn.Module, schedule: Schedule, parametrisation: Parametrisation | None = None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.parametrisation = parametrisation or Parametrisation()
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition = Condition()) -> Tensor:
+        t = t.to(x_t.device).expand(len(x_t))
+        # Coefficients in float64: near the ends they are ratios of nearly equal numbers.
+        alpha, sigma = (like(c, x_t) for c in self.schedule(t.double()))
+        skip, out, scale = (c.to(x_t.dtype) for c in self.parametrisation.coefficients(alpha, sigma))
+        level = (self.schedule.ratio(t.double()).clamp(1e-8, 1e8).log() / 4).to(x_t.dtype)
+        x = x_t * scale
+        known = condition.known
+        if known is not None:
+            x = torch.where(known.observed, known.values, x)
+        x_0 = skip * x_t + out * self.network(x, level, condition).to(x_t.dtype)
+        return x_0 if known is None else torch.where(known.observed, known.values, x_0)
+
+    def loss(self, x_0: Tensor, noise: Tensor, t: Tensor, condition: Condition, where: Tensor) -> Tensor:
+        r"""Mean squared error of the network's target, per element of the batch: (B,).
+
+        It is computed on x_0 and divided by c_out^2, which is the same thing (Karras et al. 2022, eq. 8).
+
+        Args:
+            x_0, noise: (B, C, *S), the clean data and the noise it is mixed with.
+            t: (B,).
+            where: bool (B, C, *S), entries that count: hidden from the network and yet really observed.
+        """
+        alpha, sigma = (like(c, x_0) for c in self.schedule(t.double()))
+        _, out, _ = self.parametrisation.coefficients(alpha, sigma)
+        x_t = (alpha * x_0 + sigma * noise).to(x_0.dtype)
+        error = ((self(x_t, t, condition) - x_0) / out.to(x_0.dtype)).float() ** 2
+        axes = tuple(range(1, error.ndim))
+        return (error * where).sum(axes) / where.sum(axes).clamp(min=1)
