@@ -1,3 +1,36 @@
-"""Ebbtide: generate and complete data by reverse diffusion."""
+"""Ebbtide: generate and complete data by reverse diffusion.
+
+    >>> import ebbtide
+    >>> ebbtide.__version__.count(".")
+    2
+
+Each name is loaded when it is first used, so that `import ebbtide` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ebbtide.pipelines.pooling import pool as pool
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "pool": "ebbtide.pipelines.pooling",
+}
+
+__all__ = ["__version__", "pool"]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
