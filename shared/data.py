@@ -64,6 +64,8 @@ class Condition:
         tokens: (B, T, D) a sequence to attend to (text); a row of NaN tokens where unknown.
         channels: (B, K, *S) images laid beside the noisy one (a segmentation map, a coarse image).
         known: values and mask of the observed part of the data itself; the denoiser fills the rest.
+        fold: (B,) int64, which cross-fitted centre never saw this record; -1 or absent for the one fitted
+            on all (see `centre`).
     """
 
     label: Tensor | None = None
@@ -71,6 +73,7 @@ class Condition:
     tokens: Tensor | None = None
     channels: Tensor | None = None
     known: Encoded | None = None
+    fold: Tensor | None = None
 
     def drop(self) -> Condition:
         """The unconditional twin that guidance compares with: label, covariates and tokens become
@@ -99,3 +102,7 @@ class Condition:
 
     def to(self, device: torch.device | str) -> Self:
         return self.map(lambda held: held.to(device))  # type: ignore[return-value]
+
+
+NOTHING = Condition()
+"""No condition at all: the default argument wherever one may be left out."""

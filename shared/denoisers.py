@@ -2,13 +2,14 @@ r"""Denoisers: E[x_0 | x_t, what is known, condition], whatever the network insi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from .data import Condition, like
+from .data import NOTHING, Condition, like
 from .schedules import Schedule
 
 Target = Literal["edm", "x0", "epsilon", "v", "flow"]
@@ -69,6 +70,42 @@ class Parametrisation:
         return skip, out, 1 / m
 
 
+Weighting = Callable[[Tensor], Tensor]
+"""From log-SNR (B,) to the weight (B,) of the squared error of x_0."""
+
+
+@dataclass(frozen=True)
+class MinSNR:
+    """min(SNR, gamma) (Hang et al. 2023): epsilon's weight, capped where x_0 is easy."""
+
+    gamma: float = 5.0
+
+    def __call__(self, log_snr: Tensor) -> Tensor:
+        return log_snr.exp().clamp(max=self.gamma)
+
+
+@dataclass(frozen=True)
+class SigmoidWeighting:
+    """SNR sigmoid(bias - log SNR) (Kingma & Gao 2023; Hoogeboom et al. 2024): of epsilon's weight, less
+    where the noise is low."""
+
+    bias: float = -1.0
+
+    def __call__(self, log_snr: Tensor) -> Tensor:
+        return log_snr.exp() * torch.sigmoid(self.bias - log_snr)
+
+
+@dataclass(frozen=True)
+class Preconditioned:
+    """D = base + out F(x, level, condition), known entries replaced by their values."""
+
+    base: Tensor
+    out: Tensor
+    x: Tensor
+    level: Tensor
+    condition: Condition
+
+
 class NetworkDenoiser(nn.Module):
     """A network behind a parametrisation.
 
@@ -92,32 +129,56 @@ class NetworkDenoiser(nn.Module):
         self.schedule = schedule
         self.parametrisation = parametrisation or Parametrisation()
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Condition = Condition()) -> Tensor:
-        t = t.to(x_t.device).expand(len(x_t))
-        # Coefficients in float64: near the ends they are ratios of nearly equal numbers.
-        alpha, sigma = (like(c, x_t) for c in self.schedule(t.double()))
+    def levels(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(alpha, sigma), float64 and broadcast over x_t, and the network's noise level (B,). Float64,
+        because near the ends coefficients are ratios of nearly equal numbers."""
+        t = t.to(x_t.device).double().expand(len(x_t))
+        alpha, sigma = (like(c, x_t) for c in self.schedule(t))
+        return alpha, sigma, (self.schedule.ratio(t).clamp(1e-8, 1e8).log() / 4).to(x_t.dtype)
+
+    def precondition(self, x_t: Tensor, t: Tensor, condition: Condition) -> Preconditioned:
+        """What goes into the network and what becomes of its output."""
+        alpha, sigma, level = self.levels(x_t, t)
         skip, out, scale = (c.to(x_t.dtype) for c in self.parametrisation.coefficients(alpha, sigma))
-        level = (self.schedule.ratio(t.double()).clamp(1e-8, 1e8).log() / 4).to(x_t.dtype)
-        x = x_t * scale
-        known = condition.known
+        x, known = x_t * scale, condition.known
         if known is not None:
             x = torch.where(known.observed, known.values, x)
-        x_0 = skip * x_t + out * self.network(x, level, condition).to(x_t.dtype)
+        return Preconditioned(skip * x_t, out, x, level, condition)
+
+    def _finish(self, parts: Preconditioned) -> Tensor:
+        output = self.network(parts.x, parts.level, parts.condition).to(parts.base.dtype)
+        x_0, known = parts.base + parts.out * output, parts.condition.known
         return x_0 if known is None else torch.where(known.observed, known.values, x_0)
 
-    def loss(self, x_0: Tensor, noise: Tensor, t: Tensor, condition: Condition, where: Tensor) -> Tensor:
-        r"""Mean squared error of the network's target, per element of the batch: (B,).
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
+        return self._finish(self.precondition(x_t, t, condition))
 
-        It is computed on x_0 and divided by c_out^2, which is the same thing (Karras et al. 2022, eq. 8).
+    def loss(
+        self,
+        x_0: Tensor,
+        noise: Tensor,
+        t: Tensor,
+        condition: Condition,
+        where: Tensor,
+        weighting: Weighting | None = None,
+    ) -> Tensor:
+        r"""Weighted mean squared error per element of the batch: (B,).
+
+        It is computed on x_0 and by default divided by c_out^2, which makes it the plain error of the
+        network's own target (Karras et al. 2022, eq. 8).
 
         Args:
             x_0, noise: (B, C, *S), the clean data and the noise it is mixed with.
             t: (B,).
             where: bool (B, C, *S), entries that count: hidden from the network and yet really observed.
+            weighting: weight of the squared error of x_0 as a function of log-SNR, in place of 1 / c_out^2.
         """
         alpha, sigma = (like(c, x_0) for c in self.schedule(t.double()))
-        _, out, _ = self.parametrisation.coefficients(alpha, sigma)
-        x_t = (alpha * x_0 + sigma * noise).to(x_0.dtype)
-        error = ((self(x_t, t, condition) - x_0) / out.to(x_0.dtype)).float() ** 2
-        axes = tuple(range(1, error.ndim))
+        parts = self.precondition((alpha * x_0 + sigma * noise).to(x_0.dtype), t, condition)
+        error = self._finish(parts) - x_0
+        if weighting is None:
+            error = error / parts.out
+        else:
+            error = error * like(weighting(self.schedule.log_snr(t.double())).sqrt(), x_0).to(x_0.dtype)
+        error, axes = error.float() ** 2, tuple(range(1, x_0.ndim))
         return (error * where).sum(axes) / where.sum(axes).clamp(min=1)

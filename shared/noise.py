@@ -104,3 +104,108 @@ class White:
     def __call__(self, keys: Keys, x: Tensor, stream: str) -> Tensor:
         """Noise shaped and typed like `x` (B, C, *S); element k is named by `keys[k]` and `stream`."""
         return keys.normal(tuple(x.shape[1:]), stream, x.dtype).to(x.device)
+
+
+@dataclass(frozen=True)
+class Coloured:
+    """A Gaussian random field over the spatial axes with power spectrum |frequency|^-power, unit variance
+    at every position, periodic: smooth noise for smooth data.
+
+    Args:
+        power: 0 is white, 1 pink, 2 about as smooth as natural images.
+    """
+
+    power: float = 1.0
+
+    def __call__(self, keys: Keys, x: Tensor, stream: str) -> Tensor:
+        """Noise shaped and typed like `x` (B, C, *S)."""
+        white, axes = keys.normal(tuple(x.shape[1:]), stream, torch.float64), tuple(range(2, x.ndim))
+        squared = torch.zeros(x.shape[2:], dtype=torch.float64)
+        for axis, length in enumerate(x.shape[2:]):
+            shape = [-1 if a == axis else 1 for a in range(x.ndim - 2)]
+            squared = squared + torch.fft.fftfreq(length, dtype=torch.float64).reshape(shape) ** 2
+        # The mean has no wavelength; it gets the longest one's power.
+        squared[(0,) * squared.ndim] = float(max(x.shape[2:])) ** -2
+        gain = squared ** (-self.power / 4)
+        field = torch.fft.ifftn(
+            torch.fft.fftn(white, dim=axes) * gain / gain.square().mean().sqrt(), dim=axes
+        )
+        return field.real.to(x.dtype).to(x.device)
+
+
+@dataclass(frozen=True)
+class Offset:
+    """White noise plus one number for each channel, rescaled to unit variance (Guttenberg 2023): lets a
+    model move the overall brightness, which white noise hardly touches.
+
+    Args:
+        strength: standard deviation of the shared number beside the white noise's 1.
+    """
+
+    strength: float = 0.1
+
+    def __call__(self, keys: Keys, x: Tensor, stream: str) -> Tensor:
+        """Noise shaped and typed like `x` (B, C, *S)."""
+        white = keys.normal(tuple(x.shape[1:]), stream, x.dtype)
+        shared = keys.normal((x.shape[1],), f"{stream} offset", x.dtype)
+        mixed = white + self.strength * shared.reshape(*shared.shape, *(1,) * (x.ndim - 2))
+        return (mixed / (1 + self.strength**2) ** 0.5).to(x.device)
+
+
+@dataclass(frozen=True)
+class CategoricalNoise:
+    r"""Noise for categories (Austin et al. 2021, D3PM): by time t a code has stayed itself with probability
+    `kept`, and is otherwise absorbed by an extra code `levels` (a mask), or redrawn uniformly.
+
+    Args:
+        levels: number of categories K.
+        absorbing: absorb into code K; otherwise multinomial over the K codes.
+    """
+
+    levels: int
+    absorbing: bool = True
+
+    @property
+    def states(self) -> int:
+        """Number of codes x_t may take."""
+        return self.levels + self.absorbing
+
+    def _rest(self, like: Tensor) -> Tensor:
+        """(states,) where a code that did not stay goes."""
+        rest = torch.zeros(self.states, dtype=like.dtype, device=like.device)
+        if self.absorbing:
+            rest[-1] = 1.0
+            return rest
+        return rest + 1 / self.levels
+
+    def forward(self, probabilities: Tensor, kept: Tensor) -> Tensor:
+        """(..., K) law of x_0 -> (..., states) law of x_t; `kept` broadcasts over (..., 1)."""
+        padded = torch.nn.functional.pad(probabilities, (0, self.states - self.levels))
+        return kept * padded + (1 - kept) * self._rest(probabilities) * probabilities.sum(-1, keepdim=True)
+
+    def reverse(self, codes: Tensor, probabilities: Tensor, kept_t: Tensor, kept_s: Tensor) -> Tensor:
+        r"""Law of x_s given x_t and a predicted law of x_0, s cleaner than t (Austin et al. 2021, eq. 3-4):
+        sum_{x_0} q(x_s | x_t, x_0) p(x_0).
+
+        Args:
+            codes: (...) int64 x_t.
+            probabilities: (..., K) p(x_0 | x_t).
+            kept_t, kept_s: probability of having stayed, at t and at s; broadcast over (..., 1).
+
+        Returns:
+            (..., states) probabilities.
+        """
+        step, rest = kept_t / kept_s, self._rest(probabilities)
+        here = torch.nn.functional.one_hot(codes, self.states).to(probabilities)
+        onward = step * here + (1 - step) * rest[codes][..., None]  # q(x_t | x_s) as a function of x_s
+        chance = kept_t * here[..., : self.levels] + (1 - kept_t) * rest[codes][..., None]  # q(x_t | x_0)
+        believed = probabilities.clamp(min=1e-12)  # what was observed happened, however unlikely it was held
+        law = onward * self.forward(torch.where(chance > 0, believed / chance, 0.0), kept_s)
+        return law / law.sum(-1, keepdim=True)
+
+    def draw(self, keys: Keys, probabilities: Tensor, stream: str) -> Tensor:
+        """(B, ...) int64 codes from (B, ..., K) probabilities, keyed."""
+        u = keys.uniform(tuple(probabilities.shape[1:-1]), stream).to(probabilities.device)
+        below = probabilities.double().cumsum(-1)
+        below = below / below[..., -1:]
+        return (u[..., None] > below).sum(-1).clamp(max=probabilities.shape[-1] - 1)
