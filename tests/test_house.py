@@ -39,7 +39,8 @@ HEAVY = (
 
 # What a module of `shared` may import besides torch and the standard library.
 BEYOND_TORCH = {
-    "training": {"lightning", "matplotlib"},
+    "training": {"lightning"},
+    "curves": {"matplotlib"},
     "artifacts": {"safetensors"},
     "latent": {"monai"},
 }
