@@ -13,15 +13,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ebbtide.pipelines.estimator import TabularImputer as TabularImputer
+    from ebbtide.pipelines.frames import Imputation as Imputation
+    from ebbtide.pipelines.frames import impute as impute
+    from ebbtide.pipelines.pooling import Pooled as Pooled
     from ebbtide.pipelines.pooling import pool as pool
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Imputation": "ebbtide.pipelines.frames",
+    "Pooled": "ebbtide.pipelines.pooling",
+    "TabularImputer": "ebbtide.pipelines.estimator",
+    "impute": "ebbtide.pipelines.frames",
     "pool": "ebbtide.pipelines.pooling",
 }
 
-__all__ = ["__version__", "pool"]
+__all__ = ["Imputation", "Pooled", "TabularImputer", "__version__", "impute", "pool"]
 
 
 def __getattr__(name: str) -> Any:
