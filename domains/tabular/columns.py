@@ -25,6 +25,11 @@ Storage = Literal["number", "boolean", "datetime", "duration", "category", "text
 
 NUMBERS = frozenset({"number", "integer", "datetime", "duration"})
 CATEGORIES = frozenset({"boolean", "category", "ordered"})
+MASKED = (
+    pd.Int8Dtype | pd.Int16Dtype | pd.Int32Dtype | pd.Int64Dtype | pd.UInt8Dtype | pd.UInt16Dtype
+    | pd.UInt32Dtype | pd.UInt64Dtype | pd.Float32Dtype | pd.Float64Dtype
+)
+"""Pandas' own dtypes for numbers beside a mask of what is missing."""
 EXACT = 2**53
 """Whole numbers beyond this are not all float64: such columns are ids."""
 LARGEST = 1e100
@@ -136,7 +141,7 @@ def storage_of(series: Series) -> tuple[Storage, str]:
         return "datetime", ""
     if isinstance(dtype, pd.BooleanDtype):
         return "boolean", ""
-    if isinstance(dtype, np.dtype) or type(dtype).__module__.endswith(("integer", "floating")):
+    if isinstance(dtype, np.dtype | MASKED):
         if dtype.kind == "O":
             return _object_storage(series)
         kinds: dict[str, Storage] = {"b": "boolean", "i": "number", "u": "number", "f": "number"}
@@ -206,7 +211,7 @@ def missing(series: Series, codes: Collection[Hashable] = ()) -> np.ndarray:
         return gone | np.isin(_floats(series, gone), list(numbers))
     if held == "text":
         stripped = series.astype(object).where(~gone, "").str.strip()
-        found = stripped.isin(texts).to_numpy(dtype=bool)
+        found = stripped.isin(texts).to_numpy(dtype=bool).copy()
         if numbers:
             found |= np.isin(cells.to_numbers(stripped, "."), list(numbers))
         return gone | (found & ~gone)
