@@ -146,7 +146,7 @@ def zone_suffix(texts: Sequence[str]) -> str:
 
 def to_seconds(texts: Series, form: str, suffix: str = "") -> np.ndarray:
     """(n,) seconds since 1970 of text cells written as strptime `form` plus `suffix`; NaN where they are not."""
-    stripped = texts.str.strip().astype("str")
+    stripped = texts.str.strip().astype("string")
     if suffix:
         stripped = stripped.where(stripped.str.endswith(suffix).fillna(False).astype(bool)).str.removesuffix(suffix)
     times = pd.to_datetime(stripped, format=padded(form), errors="coerce").to_numpy()
