@@ -27,7 +27,8 @@ def rows(x: Tensor, matrix: Tensor) -> Tensor:
     """x @ matrix, (B, d) x (d, e), always in blocks of 64 rows: BLAS chooses its order of summation by
     shape, and this is what makes a row's bits independent of the batch around it."""
     padded = functional.pad(x, (0, 0, 0, -len(x) % _BLOCK))
-    return torch.cat([block @ matrix for block in padded.split(_BLOCK)])[: len(x)]
+    blocks = torch.split(padded, _BLOCK)
+    return torch.cat([block @ matrix for block in blocks])[: len(x)]
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ class MixtureDenoiser:
             )
             return
         values = condition.known.values.double().flatten(1)
-        patterns, which = condition.known.observed.flatten(1).unique(dim=0, return_inverse=True)
+        flat = condition.known.observed.flatten(1)
+        patterns, which = torch.unique(flat, dim=0, return_inverse=True)
         for i, observed in enumerate(patterns):
             index = (which == i).nonzero()[:, 0]
             yield index, values[index], self._components(observed)

@@ -77,13 +77,13 @@ class Keys:
         item, draw = self.items.cpu()[:, None], self.draws.cpu()[:, None]
         one = torch.ones_like(item * blocks)
         counter = (blocks * one, (draw & _MASK) * one, (item & _MASK) * one, ((item >> 32) & _MASK) * one)
-        return torch.stack(philox(counter, (key & _MASK, (key >> 32) & _MASK)), -1).reshape(len(item), -1)
+        return torch.stack(philox(counter, (key & _MASK, (key >> 32) & _MASK)), -1).reshape(len(item), count)
 
     def uniform(self, shape: tuple[int, ...], stream: str = "uniform") -> Tensor:
         """(B, *shape) float64 in (0, 1), never 0 or 1."""
         count = math.prod(shape)
         bits = self._bits(-(-count // 4) * 4, stream)[:, :count]
-        return ((bits.double() + 0.5) / 2**32).reshape(-1, *shape)
+        return ((bits.double() + 0.5) / 2**32).reshape(len(self), *shape)
 
     def normal(
         self, shape: tuple[int, ...], stream: str = "normal", dtype: torch.dtype | None = None
@@ -94,7 +94,7 @@ class Keys:
         u = (self._bits(2 * half, stream).double() + 0.5) / 2**32
         radius, angle = (-2 * u[:, :half].log()).sqrt(), 2 * math.pi * u[:, half:]
         pair = torch.cat([radius * angle.cos(), radius * angle.sin()], 1)
-        return pair[:, :count].reshape(-1, *shape).to(dtype or torch.get_default_dtype())
+        return pair[:, :count].reshape(len(self), *shape).to(dtype or torch.get_default_dtype())
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,9 @@ class Coloured:
         # The mean has no wavelength; it gets the longest one's power.
         squared[(0,) * squared.ndim] = float(max(x.shape[2:])) ** -2
         gain = squared ** (-self.power / 4)
-        field = torch.fft.ifftn(
-            torch.fft.fftn(white, dim=axes) * gain / gain.square().mean().sqrt(), dim=axes
-        )
-        return field.real.to(x.dtype).to(x.device)
+        gain = gain / gain.square().mean().sqrt()
+        field: Tensor = torch.fft.ifftn(torch.fft.fftn(white, dim=axes) * gain, dim=axes).real
+        return field.to(x.dtype).to(x.device)
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ class Offset:
         white = keys.normal(tuple(x.shape[1:]), stream, x.dtype)
         shared = keys.normal((x.shape[1],), f"{stream} offset", x.dtype)
         mixed = white + self.strength * shared.reshape(*shared.shape, *(1,) * (x.ndim - 2))
-        return (mixed / (1 + self.strength**2) ** 0.5).to(x.device)
+        return (mixed / math.sqrt(1 + self.strength**2)).to(x.device)
 
 
 @dataclass(frozen=True)

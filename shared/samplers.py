@@ -133,7 +133,7 @@ class Sampler(ABC):
         noise, first = self.noise(keys, x, "start"), steps[0]
         if start is None:
             # The law of x at t = 1 is close to N(0, alpha^2 + sigma^2) for data of unit variance.
-            x = noise * (first.alpha_t**2 + first.sigma_t**2) ** 0.5
+            x = noise * math.hypot(first.alpha_t, first.sigma_t)
         else:
             x = first.alpha_t * start.to(x) + first.sigma_t * noise
         self.begin()
@@ -169,8 +169,8 @@ class DDIM(Sampler):
             return x_0
         eps = noise_of(x_t, x_0, step.alpha_t, step.sigma_t)
         kept = step.alpha_t * step.sigma_s / (step.alpha_s * step.sigma_t)  # of the noise, by the posterior
-        tau = self.eta * step.sigma_s * max(1 - kept**2, 0.0) ** 0.5
-        x_s = step.alpha_s * x_0 + max(step.sigma_s**2 - tau**2, 0.0) ** 0.5 * eps
+        tau = self.eta * step.sigma_s * math.sqrt(max(1 - kept**2, 0.0))
+        x_s = step.alpha_s * x_0 + math.sqrt(max(step.sigma_s**2 - tau**2, 0.0)) * eps
         return x_s + tau * self.noise(keys, x_t, f"step {step.index}") if tau else x_s
 
 
@@ -234,7 +234,7 @@ class Churned(Heun):
             t = denoiser.schedule.time(raised)
             alpha, sigma = (float(c) for c in denoiser.schedule(t))
             kept = alpha / step.alpha_t
-            fresh = max(sigma**2 - (kept * step.sigma_t) ** 2, 0.0) ** 0.5
+            fresh = math.sqrt(max(sigma**2 - (kept * step.sigma_t) ** 2, 0.0))
             x_t = kept * x_t + fresh * self.noise(keys, x_t, f"step {step.index}")
             step = replace(step, t=t, alpha_t=alpha, sigma_t=sigma)
         return super().step(denoiser, x_t, step, condition, keys)
@@ -244,7 +244,7 @@ def exponential_weights(h: float, nodes: list[float]) -> list[float]:
     r"""w_j with int_0^h e^(u - h) p(u / h) du = sum_j w_j p(node_j) for all polynomials p of degree below
     the number of nodes: what every multistep solver in half log-SNR needs, since the exact solution is
     x_s = (sigma_s / sigma_t) x_t + alpha_s int_0^h e^(u - h) D du."""
-    moments = []
+    moments: list[float] = []
     for k in range(len(nodes)):
         if h > 1:  # by parts; the recursion loses digits for small h, the series needs many terms for large
             moments.append(1 - k / h * moments[-1] if k else -math.expm1(-h))
@@ -294,7 +294,7 @@ class DPMSolverSDE(DPMSolver2M):
     def _move(self, x_t: Tensor, x_0: Tensor, step: Step, shrink: float, keys: Keys) -> Tensor:
         fresh = 1 - shrink**2
         x_s = step.sigma_s / step.sigma_t * shrink * x_t + step.alpha_s * fresh * x_0
-        return x_s + step.sigma_s * fresh**0.5 * self.noise(keys, x_t, f"step {step.index}")
+        return x_s + step.sigma_s * math.sqrt(fresh) * self.noise(keys, x_t, f"step {step.index}")
 
 
 @dataclass
@@ -397,6 +397,6 @@ class PredictorCorrector(Sampler):
         for k in range(self.corrections):
             eps = noise_of(x, denoiser(x, step.s, condition), step.alpha_s, step.sigma_s)
             fresh = self.noise(keys, x, f"step {step.index} correction {k}")
-            spread = (2 * self.rate - self.rate**2) ** 0.5
+            spread = math.sqrt(2 * self.rate - self.rate**2)
             x = x - self.rate * step.sigma_s * eps + spread * step.sigma_s * fresh
         return x

@@ -103,12 +103,16 @@ class ScaledLinearVP(LinearVP):
     beta_min: float = 0.85
     beta_max: float = 12.0
 
+    def _root(self) -> tuple[float, float]:
+        low = math.sqrt(self.beta_min)
+        return low, math.sqrt(self.beta_max) - low
+
     def integral(self, u: Tensor) -> Tensor:
-        low, slope = self.beta_min**0.5, self.beta_max**0.5 - self.beta_min**0.5
+        low, slope = self._root()
         return low**2 * u + low * slope * u**2 + slope**2 * u**3 / 3
 
     def inverse(self, integral: Tensor) -> Tensor:
-        low, slope = self.beta_min**0.5, self.beta_max**0.5 - self.beta_min**0.5
+        low, slope = self._root()
         return ((low**3 + 3 * slope * integral) ** (1 / 3) - low) / slope
 
 
@@ -193,12 +197,15 @@ class EDM(Schedule):
     sigma_max: float = 80.0
     rho: float = 7.0
 
+    def _root(self) -> tuple[float, float]:
+        return math.pow(self.sigma_min, 1 / self.rho), math.pow(self.sigma_max, 1 / self.rho)
+
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        low, high = self._root()
         return torch.ones_like(t), (low + t * (high - low)) ** self.rho
 
     def time(self, ratio: Tensor) -> Tensor:
-        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        low, high = self._root()
         return ((ratio ** (1 / self.rho) - low) / (high - low)).clamp(0, 1)
 
 
@@ -311,7 +318,8 @@ class Density(Protocol):
 
 
 def _normal(uniform: Tensor) -> Tensor:
-    return torch.special.ndtri(uniform.double().clamp(1e-6, 1 - 1e-6)).to(uniform)
+    normal: Tensor = torch.special.ndtri(uniform.double().clamp(1e-6, 1 - 1e-6)).to(uniform)
+    return normal
 
 
 @dataclass(frozen=True)
