@@ -27,7 +27,31 @@ THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+")
 CODED = re.compile(r"[+-]?0\d+")
 """Whole digits that begin with a zero: a code (00123), whose zeros a number would lose."""
 MISSING_CODES = frozenset(
-    "? na n/a n.a. nan null none nil missing unknown unk not available #n/a #na . - -- * -9 -99 -999 -9999".split(" ")
+    [
+        "?",
+        "na",
+        "n/a",
+        "n.a.",
+        "nan",
+        "null",
+        "none",
+        "nil",
+        "missing",
+        "unknown",
+        "unk",
+        "not",
+        "available",
+        "#n/a",
+        "#na",
+        ".",
+        "-",
+        "--",
+        "*",
+        "-9",
+        "-99",
+        "-999",
+        "-9999",
+    ]
 )
 """Spellings that often stand for "missing" (lower case); suggested by the checker, never assumed."""
 
@@ -81,7 +105,7 @@ def common_blanks(texts: Sequence[str]) -> tuple[str, str]:
 
 
 def decimal_sign(texts: Sequence[str]) -> str | None:
-    """"." or "," when all stripped texts are numbers so written; None when not, or when it cannot be told.
+    """ "." or "," when all stripped texts are numbers so written; None when not, or when it cannot be told.
 
     Example:
         >>> decimal_sign(["1.5", "2"]), decimal_sign(["1,5", "2"]), decimal_sign(["1,234", "2,345"])
@@ -130,9 +154,35 @@ def count_decimals(values: np.ndarray, limit: int = 8) -> int | None:
 
 # --------------------------------------------------------------------------------------- dates and durations
 
-DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%d/%m/%y", "%m/%d/%y",
-         "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y")
-TIMES = ("", " %H:%M:%S", "T%H:%M:%S", " %H:%M", "T%H:%M", " %H:%M:%S.%f", "T%H:%M:%S.%f", " %I:%M:%S %p", " %I:%M %p")
+DATES = (
+    "%Y-%m-%d",
+    "%Y/%m/%d",
+    "%d/%m/%Y",
+    "%m/%d/%Y",
+    "%d.%m.%Y",
+    "%d-%m-%Y",
+    "%m-%d-%Y",
+    "%d/%m/%y",
+    "%m/%d/%y",
+    "%d.%m.%y",
+    "%d %b %Y",
+    "%d-%b-%Y",
+    "%d-%b-%y",
+    "%b %d, %Y",
+    "%d %B %Y",
+    "%B %d, %Y",
+)
+TIMES = (
+    "",
+    " %H:%M:%S",
+    "T%H:%M:%S",
+    " %H:%M",
+    "T%H:%M",
+    " %H:%M:%S.%f",
+    "T%H:%M:%S.%f",
+    " %I:%M:%S %p",
+    " %I:%M %p",
+)
 ZONE = re.compile(r"(?<=\d)(?: ?[+-]\d{2}:?\d{2}|Z| UTC)$")
 CLOCK = re.compile(r"(-?)(\d+):(\d{2})(?::(\d{2})(\.\d{1,9})?)?")
 DAYS = re.compile(r"(-?\d+) days?(?:,? ([+-]?)(\d+):(\d{2}):(\d{2})(\.\d{1,9})?)?")
@@ -148,7 +198,9 @@ def to_seconds(texts: Series, form: str, suffix: str = "") -> np.ndarray:
     """(n,) seconds since 1970 of text cells written as strptime `form` plus `suffix`; NaN where they are not."""
     stripped = texts.str.strip().astype("string")
     if suffix:
-        stripped = stripped.where(stripped.str.endswith(suffix).fillna(False).astype(bool)).str.removesuffix(suffix)
+        stripped = stripped.where(stripped.str.endswith(suffix).fillna(False).astype(bool)).str.removesuffix(
+            suffix
+        )
     times = pd.to_datetime(stripped, format=padded(form), errors="coerce").to_numpy()
     seconds = times.astype("datetime64[us]").astype(np.int64) / 1e6
     return np.where(np.isnat(times), np.nan, seconds)
@@ -218,7 +270,7 @@ def duration_seconds(text: str) -> float:
 
 
 def duration_form(texts: Sequence[str]) -> str:
-    """"days", "H:M:S", "HH:M:S", "H:M" or "HH:M", with "+k" for k digits of a second; "" when it is none of them."""
+    """ "days", "H:M:S", "HH:M:S", "H:M" or "HH:M", with "+k" for k digits of a second; "" when it is none of them."""
     if all(DAYS.fullmatch(t) for t in texts):
         return "days"
     found = [CLOCK.fullmatch(t) for t in texts]
@@ -276,7 +328,11 @@ def pack(value: Hashable) -> Any:
         case Decimal():
             return {"decimal": str(value)}
         case pd.Timestamp():
-            return {"timestamp": value.isoformat(), "unit": value.unit, "tz": None if value.tz is None else str(value.tz)}
+            return {
+                "timestamp": value.isoformat(),
+                "unit": value.unit,
+                "tz": None if value.tz is None else str(value.tz),
+            }
         case pd.Timedelta():
             return {"timedelta": value.isoformat(), "unit": value.unit}
         case dt.datetime():

@@ -26,8 +26,16 @@ Storage = Literal["number", "boolean", "datetime", "duration", "category", "text
 NUMBERS = frozenset({"number", "integer", "datetime", "duration"})
 CATEGORIES = frozenset({"boolean", "category", "ordered"})
 MASKED = (
-    pd.Int8Dtype | pd.Int16Dtype | pd.Int32Dtype | pd.Int64Dtype | pd.UInt8Dtype | pd.UInt16Dtype
-    | pd.UInt32Dtype | pd.UInt64Dtype | pd.Float32Dtype | pd.Float64Dtype
+    pd.Int8Dtype
+    | pd.Int16Dtype
+    | pd.Int32Dtype
+    | pd.Int64Dtype
+    | pd.UInt8Dtype
+    | pd.UInt16Dtype
+    | pd.UInt32Dtype
+    | pd.UInt64Dtype
+    | pd.Float32Dtype
+    | pd.Float64Dtype
 )
 """Pandas' own dtypes for numbers beside a mask of what is missing."""
 EXACT = 2**53
@@ -176,7 +184,9 @@ def _object_storage(series: Series) -> tuple[Storage, str]:
         return "number", "Decimal"
     if all(issubclass(k, dt.datetime) for k in kinds):
         naive = all(v.tzinfo is None for v in values)
-        return ("datetime", "Timestamp" if kinds == {pd.Timestamp} else "datetime") if naive else ("opaque", "")
+        return (
+            ("datetime", "Timestamp" if kinds == {pd.Timestamp} else "datetime") if naive else ("opaque", "")
+        )
     if kinds == {dt.date}:
         return "datetime", "date"
     if all(issubclass(k, dt.timedelta) for k in kinds):
@@ -225,7 +235,9 @@ def _is_code(value: Any, texts: set[str], numbers: set[float]) -> bool:
     if isinstance(value, str):
         text = value.strip()
         return text in texts or bool(numbers and cells.NUMBER.fullmatch(text) and float(text) in numbers)
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and float(value) in numbers
+    return (
+        isinstance(value, int | float | np.number) and not isinstance(value, bool) and float(value) in numbers
+    )
 
 
 def _floats(series: Series, gone: np.ndarray) -> np.ndarray:
@@ -259,13 +271,17 @@ def as_floats(series: Series, gone: np.ndarray, held: Storage) -> np.ndarray:
             out[~gone] = [v.total_seconds() for v in values]
         else:
             epoch = dt.datetime(1970, 1, 1)
-            moments = [v if isinstance(v, dt.datetime) else dt.datetime(v.year, v.month, v.day) for v in values]
+            moments = [
+                v if isinstance(v, dt.datetime) else dt.datetime(v.year, v.month, v.day) for v in values
+            ]
             out[~gone] = [(v - epoch).total_seconds() for v in moments]
     else:
         if held == "datetime" and values.dt.tz is not None:
             values = values.dt.tz_convert("UTC").dt.tz_localize(None)
         ticks = values.to_numpy()
-        out[~gone] = ticks.astype(np.int64) / (np.timedelta64(1, "s") / np.timedelta64(1, np.datetime_data(ticks.dtype)[0]))
+        out[~gone] = ticks.astype(np.int64) / (
+            np.timedelta64(1, "s") / np.timedelta64(1, np.datetime_data(ticks.dtype)[0])
+        )
     return out
 
 
@@ -291,20 +307,32 @@ def refuse_extremes(values: np.ndarray, name: str, first_row: int = 0) -> None:
     """InputError when (n,) numbers hold infinities or magnitudes no measurement has."""
     bad = np.isinf(values)
     if bad.any():
-        raise InputError("infinity", "infinite (inf) numbers cannot be modelled",
-                         f"column {name!r}, {rows_of(bad, first_row)}", "make these cells empty, or correct them")
+        raise InputError(
+            "infinity",
+            "infinite (inf) numbers cannot be modelled",
+            f"column {name!r}, {rows_of(bad, first_row)}",
+            "make these cells empty, or correct them",
+        )
     bad = np.abs(values) > LARGEST
     if bad.any():
-        raise InputError("number-too-large", f"numbers beyond {LARGEST:g} cannot be modelled",
-                         f"column {name!r}, {rows_of(bad, first_row)}", "make these cells empty, or correct them")
+        raise InputError(
+            "number-too-large",
+            f"numbers beyond {LARGEST:g} cannot be modelled",
+            f"column {name!r}, {rows_of(bad, first_row)}",
+            "make these cells empty, or correct them",
+        )
 
 
 def check_kind(kind: str, name: str) -> tuple[Kind, str]:
     """Split "datetime:%d/%m/%Y" into kind and form; InputError for a kind there is none of."""
     base, _, form = kind.partition(":")
     if base not in get_args(Kind):
-        raise InputError("unknown-kind", f"there is no kind of column called {base!r}", f"column {name!r}",
-                         f"choose one of {', '.join(get_args(Kind))}")
+        raise InputError(
+            "unknown-kind",
+            f"there is no kind of column called {base!r}",
+            f"column {name!r}",
+            f"choose one of {', '.join(get_args(Kind))}",
+        )
     return base, form  # type: ignore[return-value]
 
 
@@ -313,8 +341,10 @@ def pool(levels: Sequence[Hashable], counts: Sequence[int], most: int) -> dict[s
     order = sorted(range(len(levels)), key=lambda i: (-counts[i], str(levels[i]), type(levels[i]).__name__))
     kept, rest = order[:most], order[most : 2 * most]
     return {
-        "levels": tuple(levels[i] for i in kept), "counts": tuple(counts[i] for i in kept),
-        "pooled": tuple(levels[i] for i in rest), "pooled_counts": tuple(counts[i] for i in rest),
+        "levels": tuple(levels[i] for i in kept),
+        "counts": tuple(counts[i] for i in kept),
+        "pooled": tuple(levels[i] for i in rest),
+        "pooled_counts": tuple(counts[i] for i in rest),
     }
 
 

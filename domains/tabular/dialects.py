@@ -61,7 +61,11 @@ class Dialect:
 
 
 def sniff(
-    path: Path, *, delimiter: str | None = None, encoding: str | None = None, header: bool | None = None,
+    path: Path,
+    *,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    header: bool | None = None,
     decimal: str | None = None,
 ) -> tuple[Dialect, tuple[str, ...]]:
     """The dialect of a text table, and sentences on what was assumed.
@@ -88,8 +92,12 @@ def sniff(
     width = Counter(map(len, rows)).most_common(1)[0][0]
     first = rows[0]
     if header is None and _looks_like_data(first, rows[1:]):
-        raise InputError("header-unclear", "the first row looks like data, not like a header", f"{where}, row 1",
-                         "say whether there is a header (--header or --no-header; header=True or False)")
+        raise InputError(
+            "header-unclear",
+            "the first row looks like data, not like a header",
+            f"{where}, row 1",
+            "say whether there is a header (--header or --no-header; header=True or False)",
+        )
     if header is not False:
         refuse_duplicate_names(first, where)
         width = len(first)
@@ -99,8 +107,17 @@ def sniff(
         notes.append("numbers were read with a decimal comma")
     quoted, header_quoted, bare = _quotes(text, delimiter, width, header is not False)
     return Dialect(
-        delimiter, encoding, tuple(first) if header is not False else None, width, decimal, _newline(text),
-        _ends_with_newline(path, encoding), quoted, header_quoted, bare, blanks,
+        delimiter,
+        encoding,
+        tuple(first) if header is not False else None,
+        width,
+        decimal,
+        _newline(text),
+        _ends_with_newline(path, encoding),
+        quoted,
+        header_quoted,
+        bare,
+        blanks,
     ), tuple(notes)
 
 
@@ -109,13 +126,16 @@ def refuse_duplicate_names(names: Sequence[str], where: str) -> None:
     twice = [name for name, count in Counter(n for n in names if n.strip()).items() if count > 1]
     if twice:
         places = ", ".join(str(k) for k, name in enumerate(names, 1) if name == twice[0])
-        raise InputError("duplicate-header", f"{len(twice)} column names stand more than once, the first in columns "
-                         f"{places}", f"{where}, header",
-                         "rename them, or say that there is no header (--no-header; header=False)")
+        raise InputError(
+            "duplicate-header",
+            f"{len(twice)} column names stand more than once, the first in columns {places}",
+            f"{where}, header",
+            "rename them, or say that there is no header (--no-header; header=False)",
+        )
 
 
 def _encoding(path: Path, notes: list[str]) -> str:
-    """"utf-8" when the file is; Windows-1252 when it is Western European text; else refused."""
+    """ "utf-8" when the file is; Windows-1252 when it is Western European text; else refused."""
     high = letters = 0
     decoder = codecs.getincrementaldecoder("utf-8")("strict")
     good, seen = True, 0
@@ -126,8 +146,12 @@ def _encoding(path: Path, notes: list[str]) -> str:
                     if block.startswith(mark):
                         return name
             if b"\0" in block:
-                raise InputError("nul-byte", "the file holds NUL bytes", f"{path}, byte {seen + block.index(0) + 1}",
-                                 "the file is damaged or UTF-16: name the encoding (--encoding utf-16)")
+                raise InputError(
+                    "nul-byte",
+                    "the file holds NUL bytes",
+                    f"{path}, byte {seen + block.index(0) + 1}",
+                    "the file is damaged or UTF-16: name the encoding (--encoding utf-16)",
+                )
             if good:
                 try:
                     decoder.decode(block)
@@ -143,8 +167,12 @@ def _encoding(path: Path, notes: list[str]) -> str:
     if good:
         return "utf-8"
     if letters < 0 or high > 0.5 * letters:
-        raise InputError("encoding-unclear", "the file is not UTF-8, and its encoding cannot be told", str(path),
-                         "name it (--encoding latin-1, cp1251, shift-jis, ...)")
+        raise InputError(
+            "encoding-unclear",
+            "the file is not UTF-8, and its encoding cannot be told",
+            str(path),
+            "name it (--encoding latin-1, cp1251, shift-jis, ...)",
+        )
     notes.append("the file is not UTF-8 and was read as Windows-1252 (Western European)")
     return "cp1252"
 
@@ -156,8 +184,9 @@ def _head(path: Path, encoding: str) -> tuple[str, bool]:
             text = file.read(SAMPLE_BYTES)
             return text, not file.read(1)
         except (UnicodeDecodeError, UnicodeError) as error:
-            raise InputError("encoding-wrong", f"the file is not {encoding}", str(path),
-                             "name the encoding (--encoding)") from error
+            raise InputError(
+                "encoding-wrong", f"the file is not {encoding}", str(path), "name the encoding (--encoding)"
+            ) from error
         except LookupError as error:
             raise InputError("encoding-unknown", f"there is no encoding {encoding!r}", str(path)) from error
 
@@ -205,12 +234,18 @@ def _delimiter(text: str, whole: bool, path: Path, notes: list[str]) -> str:
         return "," if path.suffix.lower() not in (".tsv", ".tab") else "\t"
     if path.suffix.lower() in (".tsv", ".tab") and "\t" in text:
         return "\t"
-    raise InputError("delimiter-unclear", "the character that separates cells cannot be told", str(path),
-                     'name it (--delimiter ",", ";", tab, blanks)')
+    raise InputError(
+        "delimiter-unclear",
+        "the character that separates cells cannot be told",
+        str(path),
+        'name it (--delimiter ",", ";", tab, blanks)',
+    )
 
 
 def _named(delimiter: str) -> str:
-    return {";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "blanks", ",": "commas"}.get(delimiter, delimiter)
+    return {";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "blanks", ",": "commas"}.get(
+        delimiter, delimiter
+    )
 
 
 def _by_blanks(lines: list[str], whole: bool) -> bool:
@@ -228,7 +263,9 @@ def _looks_like_data(first: list[str], rest: list[list[str]]) -> bool:
     """Whether most cells of the first row are numbers, like those below; 0, 1, 2, ... and years may be names."""
     width = len(first)
     below = [r for r in rest if len(r) == width]
-    number = [bool(cells.NUMBER.fullmatch(c.strip()) or cells.COMMA_NUMBER.fullmatch(c.strip())) for c in first]
+    number = [
+        bool(cells.NUMBER.fullmatch(c.strip()) or cells.COMMA_NUMBER.fullmatch(c.strip())) for c in first
+    ]
     if not below or sum(number) < 0.5 * width:
         return False
     named = [c.strip() for c, n in zip(first, number, strict=True) if n]
@@ -241,7 +278,7 @@ def _looks_like_data(first: list[str], rest: list[list[str]]) -> bool:
 
 
 def _decimal(rows: list[list[str]], delimiter: str) -> str | None:
-    """"," when some columns can only be numbers with decimal commas, and none has decimal points."""
+    """ "," when some columns can only be numbers with decimal commas, and none has decimal points."""
     if delimiter == ",":
         return None
     signs = set()

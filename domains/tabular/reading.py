@@ -27,8 +27,16 @@ from .dialects import Dialect, refuse_duplicate_names, sniff
 
 Format = Literal["csv", "tsv", "parquet", "excel"]
 SUFFIXES: dict[str, Format] = {
-    ".csv": "csv", ".txt": "csv", ".data": "csv", ".dat": "csv", ".tsv": "tsv", ".tab": "tsv",
-    ".parquet": "parquet", ".pq": "parquet", ".xlsx": "excel", ".xlsm": "excel",
+    ".csv": "csv",
+    ".txt": "csv",
+    ".data": "csv",
+    ".dat": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".xlsx": "excel",
+    ".xlsm": "excel",
 }
 CHUNK_ROWS = 50_000
 
@@ -72,7 +80,9 @@ class TableSource:
         """The Arrow schema of a Parquet file, with its metadata."""
         return _parquet(self.path).schema_arrow
 
-    def chunks(self, rows: int = CHUNK_ROWS, start: int = 0, stop: int | None = None) -> Iterator[pd.DataFrame]:
+    def chunks(
+        self, rows: int = CHUNK_ROWS, start: int = 0, stop: int | None = None
+    ) -> Iterator[pd.DataFrame]:
         """Frames of at most `rows` rows, from row `start` up to but not including `stop`.
 
         The index is the position in the file, whatever the chunks.
@@ -97,8 +107,11 @@ class TableSource:
         first = next(self.chunks(max(rows, 1)), None)
         if first is None:
             empty: dict[str, Any] = {name: pd.Series([], dtype="str") for name in self.columns}
-            first = self.schema.empty_table().to_pandas(types_mapper=_dtype, ignore_metadata=True) \
-                if self.format == "parquet" else pd.DataFrame(empty, columns=list(self.columns))
+            first = (
+                self.schema.empty_table().to_pandas(types_mapper=_dtype, ignore_metadata=True)
+                if self.format == "parquet"
+                else pd.DataFrame(empty, columns=list(self.columns))
+            )
         return first.iloc[:rows]
 
     def sample(self, n: int, seed: int = 0) -> pd.DataFrame:
@@ -130,7 +143,9 @@ class TableSource:
                 yield pd.DataFrame(data).set_axis(list(self.columns), axis=1)
 
     def _excel_rows(self, rows: int, start: int = 0) -> Iterator[list[tuple[Any, ...]]]:
-        found = _excel_body(self.path, self.sheet, len(self.columns), bool(self.notes and NO_HEADER in self.notes))
+        found = _excel_body(
+            self.path, self.sheet, len(self.columns), bool(self.notes and NO_HEADER in self.notes)
+        )
         found = islice(found, start, None)
         while block := list(islice(found, rows if rows < 1 << 31 else None)):
             yield block
@@ -140,8 +155,14 @@ NO_HEADER = "the table has no header; columns were called column_1, column_2, ..
 
 
 def open_table(
-    path: str | Path, *, format: Format | None = None, delimiter: str | None = None, encoding: str | None = None,
-    header: bool | None = None, decimal: str | None = None, sheet: str | None = None,
+    path: str | Path,
+    *,
+    format: Format | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    header: bool | None = None,
+    decimal: str | None = None,
+    sheet: str | None = None,
 ) -> TableSource:
     """Look at a table without reading it: its format, its columns, how it is written.
 
@@ -186,13 +207,21 @@ def format_of(path: Path) -> Format:
             return "excel"
         raise InputError("not-a-table", "a zip archive is not a table", str(path), "unpack it first")
     if magic == b"\xd0\xcf\x11\xe0" or suffix == ".xls":
-        raise InputError("old-excel", "Excel files from before 2007 (.xls) are not read", str(path), "save it as .xlsx")
+        raise InputError(
+            "old-excel", "Excel files from before 2007 (.xls) are not read", str(path), "save it as .xlsx"
+        )
     found = SUFFIXES.get(suffix)
     if found in ("parquet", "excel"):
-        raise InputError("not-a-table", f"the content is not {found}, though the name ends in {suffix}", str(path))
+        raise InputError(
+            "not-a-table", f"the content is not {found}, though the name ends in {suffix}", str(path)
+        )
     if found is None:
-        raise InputError("not-a-table", f"files ending in {suffix or 'nothing'} are not known as tables", str(path),
-                         f"use one of {', '.join(SUFFIXES)}")
+        raise InputError(
+            "not-a-table",
+            f"files ending in {suffix or 'nothing'} are not known as tables",
+            str(path),
+            f"use one of {', '.join(SUFFIXES)}",
+        )
     if magic[:2] == b"\x1f\x8b":
         raise InputError("not-a-table", "the file is compressed", str(path), "unpack it first (gunzip)")
     return found
@@ -228,7 +257,10 @@ def join(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     out = pd.concat(frames)
     for j in range(out.shape[1]):
         parts = [f.iloc[:, j] for f in frames]
-        if all(isinstance(p.dtype, pd.CategoricalDtype) for p in parts) and out.dtypes.iloc[j] != parts[0].dtype:
+        if (
+            all(isinstance(p.dtype, pd.CategoricalDtype) for p in parts)
+            and out.dtypes.iloc[j] != parts[0].dtype
+        ):
             every = pd.Index(dict.fromkeys(c for p in parts for c in p.cat.categories))
             dtype = pd.CategoricalDtype(every, ordered=bool(parts[0].dtype.ordered))  # type: ignore[union-attr]
             out.isetitem(j, pd.concat([p.astype(dtype) for p in parts]))
@@ -246,19 +278,30 @@ def _lines(path: Path, encoding: str) -> Iterator[str]:
             for line in file:
                 number += 1
                 if "\0" in line:
-                    raise InputError("nul-byte", "the line holds a NUL byte", f"{path}, line {number}",
-                                     "the file is damaged: write it again from its source")
+                    raise InputError(
+                        "nul-byte",
+                        "the line holds a NUL byte",
+                        f"{path}, line {number}",
+                        "the file is damaged: write it again from its source",
+                    )
                 yield line
         except UnicodeDecodeError as error:
-            raise InputError("encoding-wrong", f"bytes that are not {encoding}", f"{path}, after line {number}",
-                             "name the encoding of the file (--encoding)") from error
+            raise InputError(
+                "encoding-wrong",
+                f"bytes that are not {encoding}",
+                f"{path}, after line {number}",
+                "name the encoding of the file (--encoding)",
+            ) from error
 
 
 def _text_rows(path: Path, dialect: Dialect, rows: int, start: int = 0) -> Iterator[list[list[str]]]:
     """Blocks of rows from row `start` on, each row of the right length."""
     lines = _lines(path, dialect.encoding)
-    reader: Any = (line.split() for line in lines) if dialect.blanks else \
-        csv.reader(lines, delimiter=dialect.delimiter, strict=True)
+    reader: Any = (
+        (line.split() for line in lines)
+        if dialect.blanks
+        else csv.reader(lines, delimiter=dialect.delimiter, strict=True)
+    )
     before = 0
     size = min(rows, CHUNK_ROWS * 20)
     try:
@@ -273,11 +316,17 @@ def _text_rows(path: Path, dialect: Dialect, rows: int, start: int = 0) -> Itera
                 return
     except csv.Error as error:
         line = getattr(reader, "line_num", 0)
-        raise InputError("csv-quotes", f"the cell cannot be read ({error})", f"{path}, line {line}",
-                         "a quote is opened and not closed, or stands inside a quoted cell without being doubled") from error
+        raise InputError(
+            "csv-quotes",
+            f"the cell cannot be read ({error})",
+            f"{path}, line {line}",
+            "a quote is opened and not closed, or stands inside a quoted cell without being doubled",
+        ) from error
 
 
-def _check_lengths(block: list[list[str]], width: int, before: int, path: Path, rest: Iterator[list[str]]) -> bool:
+def _check_lengths(
+    block: list[list[str]], width: int, before: int, path: Path, rest: Iterator[list[str]]
+) -> bool:
     """Refuse rows of the wrong length. Empty lines may only end the file; True when they do (they are removed)."""
     if set(map(len, block)) == {width}:
         return False
@@ -291,8 +340,12 @@ def _check_lengths(block: list[list[str]], width: int, before: int, path: Path, 
             del block[k:]
             return True
         what = f"{len(row)} cells where {width} are expected" if row else "an empty line between rows"
-        raise InputError("row-length", what, f"{path}, row {before + k + 1}",
-                         "a cell is missing or one too many (a delimiter inside a cell needs quotes): mend the row")
+        raise InputError(
+            "row-length",
+            what,
+            f"{path}, row {before + k + 1}",
+            "a cell is missing or one too many (a delimiter inside a cell needs quotes): mend the row",
+        )
     return False
 
 
@@ -319,8 +372,12 @@ def _parquet(path: Path) -> Any:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise InputError("parquet-damaged", "the file cannot be read as Parquet", str(path),
-                         "copy it again from its source") from error
+        raise InputError(
+            "parquet-damaged",
+            "the file cannot be read as Parquet",
+            str(path),
+            "copy it again from its source",
+        ) from error
 
 
 def _dtype(kind: pa.DataType) -> Any:
@@ -336,7 +393,9 @@ def _parquet_frames(path: Path, rows: int, start: int) -> Iterator[pd.DataFrame]
     skip = start - int(ends[min(group, len(sizes))])
     if group >= len(sizes):
         return
-    convert: Callable[..., pd.DataFrame] = partial(pa.Table.to_pandas, types_mapper=_dtype, ignore_metadata=True)
+    convert: Callable[..., pd.DataFrame] = partial(
+        pa.Table.to_pandas, types_mapper=_dtype, ignore_metadata=True
+    )
     size = min(rows, 1 << 20)
     try:
         for batch in file.iter_batches(batch_size=size, row_groups=range(group, len(sizes))):
@@ -345,8 +404,9 @@ def _parquet_frames(path: Path, rows: int, start: int) -> Iterator[pd.DataFrame]
             if drop < batch.num_rows:
                 yield convert(pa.Table.from_batches([batch.slice(drop)]))
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError("parquet-damaged", "a row group cannot be read", str(path),
-                         "copy it again from its source") from error
+        raise InputError(
+            "parquet-damaged", "a row group cannot be read", str(path), "copy it again from its source"
+        ) from error
 
 
 # --------------------------------------------------------------------------------------------------- Excel
@@ -356,32 +416,49 @@ def _workbook(path: Path) -> Any:
     try:
         import openpyxl
     except ImportError as error:
-        raise EbbtideError("excel-missing", "Excel files need openpyxl", str(path),
-                           'pip install "ebbtide[excel]"') from error
+        raise EbbtideError(
+            "excel-missing", "Excel files need openpyxl", str(path), 'pip install "ebbtide[excel]"'
+        ) from error
     import zipfile
 
     try:
         # in memory: openpyxl keeps a handle of the path open in read-only mode
         return openpyxl.load_workbook(io.BytesIO(path.read_bytes()), read_only=True, data_only=True)
     except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-        raise InputError("excel-damaged", "the file cannot be read as Excel", str(path), "save it again") from error
+        raise InputError(
+            "excel-damaged", "the file cannot be read as Excel", str(path), "save it again"
+        ) from error
 
 
 def _open_excel(path: Path, sheet: str | None, header: bool | None) -> TableSource:
     book = _workbook(path)
     if sheet is not None and sheet not in book.sheetnames:
-        raise InputError("no-sheet", f"there is no sheet {sheet!r}", str(path), f"choose of {', '.join(book.sheetnames)}")
+        raise InputError(
+            "no-sheet", f"there is no sheet {sheet!r}", str(path), f"choose of {', '.join(book.sheetnames)}"
+        )
     name = sheet or book.sheetnames[0]
-    notes = [] if len(book.sheetnames) == 1 or sheet else [f"of {len(book.sheetnames)} sheets the first, {name!r}, was read"]
+    notes = (
+        []
+        if len(book.sheetnames) == 1 or sheet
+        else [f"of {len(book.sheetnames)} sheets the first, {name!r}, was read"]
+    )
     first = next((r for r in book[name].iter_rows(values_only=True) if any(c is not None for c in r)), None)
     book.close()
     if first is None:
         raise InputError("empty-file", "the sheet is empty", f"{path}, sheet {name!r}")
     width = max(k for k, cell in enumerate(first, 1) if cell is not None)
     numbers = [c for c in first[:width] if isinstance(c, int | float) and not isinstance(c, bool)]
-    if header is None and len(numbers) >= 0.5 * width and sorted(numbers) != [*range(int(min(numbers)), int(min(numbers)) + len(numbers))]:
-        raise InputError("header-unclear", "the first row looks like data, not like a header", f"{path}, sheet {name!r}",
-                         "say whether there is a header (--header or --no-header; header=True or False)")
+    if (
+        header is None
+        and len(numbers) >= 0.5 * width
+        and sorted(numbers) != [*range(int(min(numbers)), int(min(numbers)) + len(numbers))]
+    ):
+        raise InputError(
+            "header-unclear",
+            "the first row looks like data, not like a header",
+            f"{path}, sheet {name!r}",
+            "say whether there is a header (--header or --no-header; header=True or False)",
+        )
     if header is False:
         notes.append(NO_HEADER)
         names = tuple(f"column_{k}" for k in range(1, width + 1))
@@ -402,8 +479,12 @@ def _excel_body(path: Path, sheet: str | None, width: int, no_header: bool) -> I
     for number, row in enumerate(rows, 1):
         cells = row[:width] + (None,) * (width - len(row))
         if any(c is not None for c in row[width:]):
-            raise InputError("row-length", f"a cell beyond the {width} columns of the header", f"{path}, row {number}",
-                             "give the column a name or empty the cell")
+            raise InputError(
+                "row-length",
+                f"a cell beyond the {width} columns of the header",
+                f"{path}, row {number}",
+                "give the column a name or empty the cell",
+            )
         if all(c is None for c in cells):
             empty += 1
             continue

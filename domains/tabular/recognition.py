@@ -21,10 +21,45 @@ from .columns import EXACT, NUMBERS, Column
 if TYPE_CHECKING:
     from .cells import Series
 
-ID_WORDS = frozenset("id ids uuid guid mrn identifier index rowid row accession barcode hash token unnamed".split())
+ID_WORDS = frozenset(
+    [
+        "id",
+        "ids",
+        "uuid",
+        "guid",
+        "mrn",
+        "identifier",
+        "index",
+        "rowid",
+        "row",
+        "accession",
+        "barcode",
+        "hash",
+        "token",
+        "unnamed",
+    ]
+)
 PERSON_WORDS = frozenset(
-    "email mail phone telephone mobile fax ssn mrn passport iban surname lastname firstname forename username "
-    "address street nhsnumber".split()
+    [
+        "email",
+        "mail",
+        "phone",
+        "telephone",
+        "mobile",
+        "fax",
+        "ssn",
+        "mrn",
+        "passport",
+        "iban",
+        "surname",
+        "lastname",
+        "firstname",
+        "forename",
+        "username",
+        "address",
+        "street",
+        "nhsnumber",
+    ]
 )
 """Header words of columns that name a person: carried untouched whatever they hold as text."""
 TRUTH = ({"false", "true"}, {"f", "t"}, {"no", "yes"}, {"n", "y"})
@@ -35,8 +70,13 @@ ENOUGH = 10
 
 
 def recognise(
-    series: Series, label: Hashable, *, codes: Collection[Hashable] = (), kind: str | None = None,
-    max_levels: int = 256, decimal: str | None = None,
+    series: Series,
+    label: Hashable,
+    *,
+    codes: Collection[Hashable] = (),
+    kind: str | None = None,
+    max_levels: int = 256,
+    decimal: str | None = None,
 ) -> Column:
     """What the column means.
 
@@ -54,14 +94,24 @@ def recognise(
     name = str(label)
     wanted, form = columns.check_kind(kind, name) if kind is not None else (None, "")
     held, python = columns.storage_of(series)
-    facts: dict[str, Any] = {"name": name, "label": label, "dtype": str(series.dtype), "storage": held, "python": python}
+    facts: dict[str, Any] = {
+        "name": name,
+        "label": label,
+        "dtype": str(series.dtype),
+        "storage": held,
+        "python": python,
+    }
     gone = columns.missing(series, codes)
     if gone.all():
-        return Column(kind=wanted or _empty_kind(held), notes=(("all-missing", "no cell was observed"),), **facts)
+        return Column(
+            kind=wanted or _empty_kind(held), notes=(("all-missing", "no cell was observed"),), **facts
+        )
     facts["observed"] = int((~gone).sum())
     if wanted in ("id", "text") or held == "opaque":
         if wanted not in (None, "id", "text"):
-            raise InputError("wrong-kind", f"cells of dtype {series.dtype} cannot be read as {wanted}", f"column {name!r}")
+            raise InputError(
+                "wrong-kind", f"cells of dtype {series.dtype} cannot be read as {wanted}", f"column {name!r}"
+            )
         return Column(kind=wanted or "text", **facts)
     if held == "text":
         return _from_text(series, gone, facts, wanted, form, max_levels, decimal)
@@ -71,14 +121,21 @@ def recognise(
 
 
 def _empty_kind(held: str) -> Any:
-    return {"number": "number", "boolean": "boolean", "datetime": "datetime", "duration": "duration",
-            "category": "category"}.get(held, "text")
+    return {
+        "number": "number",
+        "boolean": "boolean",
+        "datetime": "datetime",
+        "duration": "duration",
+        "category": "category",
+    }.get(held, "text")
 
 
 # ------------------------------------------------------------------------------------------------- numbers
 
 
-def _from_numbers(series: Series, gone: np.ndarray, facts: dict[str, Any], wanted: str | None, most: int) -> Column:
+def _from_numbers(
+    series: Series, gone: np.ndarray, facts: dict[str, Any], wanted: str | None, most: int
+) -> Column:
     """A column held as numbers, moments or durations."""
     held = facts["storage"]
     values = columns.as_floats(series, gone, held)[~gone]
@@ -90,12 +147,18 @@ def _from_numbers(series: Series, gone: np.ndarray, facts: dict[str, Any], wante
         return _levels_of_numbers(series, gone, facts, wanted, most)
     if held != "number":
         if wanted not in (None, held):
-            raise InputError("wrong-kind", f"a {held} cannot be read as {wanted}", f"column {facts['name']!r}")
+            raise InputError(
+                "wrong-kind", f"a {held} cannot be read as {wanted}", f"column {facts['name']!r}"
+            )
         facts["tz"] = _zone(series)
         return _moments(values, held, facts)
     if wanted in ("datetime", "duration"):
-        raise InputError("wrong-kind", f"numbers cannot be read as {wanted}", f"column {facts['name']!r}",
-                         "convert the column with pandas.to_datetime or to_timedelta first")
+        raise InputError(
+            "wrong-kind",
+            f"numbers cannot be read as {wanted}",
+            f"column {facts['name']!r}",
+            "convert the column with pandas.to_datetime or to_timedelta first",
+        )
     kind = wanted or number_kind(facts["label"], distinct, len(values))
     if kind in ("id",):
         return Column(kind="id", **facts)
@@ -105,7 +168,7 @@ def _from_numbers(series: Series, gone: np.ndarray, facts: dict[str, Any], wante
 
 
 def number_kind(label: Hashable, distinct: np.ndarray, observed: int) -> str:
-    """"integer", "number", "boolean", "category" or "id" for the sorted distinct numbers of a column."""
+    """ "integer", "number", "boolean", "category" or "id" for the sorted distinct numbers of a column."""
     whole = bool((np.floor(distinct) == distinct).all())
     if not whole:
         return "number"
@@ -122,15 +185,23 @@ def number_kind(label: Hashable, distinct: np.ndarray, observed: int) -> str:
 
 def _number(kind: str, values: np.ndarray, facts: dict[str, Any], decimals: int | None) -> Column:
     if kind == "integer" and not (np.floor(values) == values).all():
-        raise InputError("wrong-kind", "not all cells are whole numbers", f"column {facts['name']!r}",
-                         "call the column a number")
+        raise InputError(
+            "wrong-kind",
+            "not all cells are whole numbers",
+            f"column {facts['name']!r}",
+            "call the column a number",
+        )
     facts |= {"low": float(values.min()), "high": float(values.max())}
     return Column(kind=kind, decimals=0 if kind == "integer" else decimals, **facts)  # type: ignore[arg-type]
 
 
 def _zone(series: Series) -> str | None:
     dtype = series.dtype
-    zone = dtype.pyarrow_dtype.tz if isinstance(dtype, pd.ArrowDtype) and hasattr(dtype.pyarrow_dtype, "tz") else None
+    zone = (
+        dtype.pyarrow_dtype.tz
+        if isinstance(dtype, pd.ArrowDtype) and hasattr(dtype.pyarrow_dtype, "tz")
+        else None
+    )
     zone = dtype.tz if isinstance(dtype, pd.DatetimeTZDtype) else zone
     return None if zone is None else str(zone)
 
@@ -149,7 +220,9 @@ def _moments(values: np.ndarray, kind: str, facts: dict[str, Any]) -> Column:
     return Column(kind=kind, **facts)  # type: ignore[arg-type]
 
 
-def _levels_of_numbers(series: Series, gone: np.ndarray, facts: dict[str, Any], kind: str, most: int) -> Column:
+def _levels_of_numbers(
+    series: Series, gone: np.ndarray, facts: dict[str, Any], kind: str, most: int
+) -> Column:
     """A column of numbers, moments or durations whose values are labels; levels are written back as they were."""
     values = columns.as_floats(series, gone, facts["storage"])[~gone]
     levels, counts = np.unique(values, return_counts=True)
@@ -161,12 +234,18 @@ def _levels_of_numbers(series: Series, gone: np.ndarray, facts: dict[str, Any], 
 # -------------------------------------------------------------------------------------------------- labels
 
 
-def _from_labels(series: Series, gone: np.ndarray, facts: dict[str, Any], wanted: str | None, most: int) -> Column:
+def _from_labels(
+    series: Series, gone: np.ndarray, facts: dict[str, Any], wanted: str | None, most: int
+) -> Column:
     """Booleans, pandas categories, and objects of mixed types."""
     held = facts["storage"]
     if wanted is not None and wanted not in columns.CATEGORIES:
-        raise InputError("wrong-kind", f"cells of dtype {series.dtype} cannot be read as {wanted}",
-                         f"column {facts['name']!r}", "convert the column to that type first")
+        raise InputError(
+            "wrong-kind",
+            f"cells of dtype {series.dtype} cannot be read as {wanted}",
+            f"column {facts['name']!r}",
+            "convert the column to that type first",
+        )
     if held == "boolean":
         values = series[~gone].astype(bool)
         found = [b for b in (False, True) if (values == b).any()]
@@ -186,7 +265,9 @@ def _from_labels(series: Series, gone: np.ndarray, facts: dict[str, Any], wanted
     return _labelled([v for _, v in tally], list(tally.values()), facts, kind, most)
 
 
-def _from_categories(series: Series, gone: np.ndarray, facts: dict[str, Any], wanted: str | None, most: int) -> Column:
+def _from_categories(
+    series: Series, gone: np.ndarray, facts: dict[str, Any], wanted: str | None, most: int
+) -> Column:
     categorical = series.array
     tally = np.bincount(np.asarray(categorical.codes)[~gone], minlength=len(categorical.categories))
     at = np.flatnonzero(tally)
@@ -199,16 +280,26 @@ def _from_categories(series: Series, gone: np.ndarray, facts: dict[str, Any], wa
         if kind in ("id", "text"):
             return Column(kind=kind, **facts)  # type: ignore[arg-type]
     kind = wanted or ("ordered" if categorical.ordered else "category")
-    if set(levels) <= {True, False} and all(isinstance(v, bool | np.bool_) for v in levels) and wanted is None:
+    if (
+        set(levels) <= {True, False}
+        and all(isinstance(v, bool | np.bool_) for v in levels)
+        and wanted is None
+    ):
         kind = "boolean"
     return _labelled(levels, tally[at].tolist(), facts, kind, most)
 
 
-def _labelled(levels: Sequence[Hashable], counts: Sequence[int], facts: dict[str, Any], kind: str, most: int) -> Column:
+def _labelled(
+    levels: Sequence[Hashable], counts: Sequence[int], facts: dict[str, Any], kind: str, most: int
+) -> Column:
     """Choose the modelled levels. Ordered and two-level columns keep the given order, others go by frequency."""
     if kind == "boolean" and len(levels) > 2:
-        raise InputError("wrong-kind", f"{len(levels)} different cells cannot be a boolean", f"column {facts['name']!r}",
-                         "call the column a category")
+        raise InputError(
+            "wrong-kind",
+            f"{len(levels)} different cells cannot be a boolean",
+            f"column {facts['name']!r}",
+            "call the column a category",
+        )
     if kind in ("ordered", "boolean") and len(levels) <= most:
         return Column(kind=kind, levels=tuple(levels), counts=tuple(counts), **facts)  # type: ignore[arg-type]
     return Column(kind=kind, **columns.pool(levels, counts, most), **facts)  # type: ignore[arg-type]
@@ -218,7 +309,12 @@ def _labelled(levels: Sequence[Hashable], counts: Sequence[int], facts: dict[str
 
 
 def _from_text(
-    series: Series, gone: np.ndarray, facts: dict[str, Any], wanted: str | None, form: str, most: int,
+    series: Series,
+    gone: np.ndarray,
+    facts: dict[str, Any],
+    wanted: str | None,
+    form: str,
+    most: int,
     decimal: str | None,
 ) -> Column:
     """A column of text cells: numbers, dates, booleans and categories are recognised from their spelling."""
@@ -237,19 +333,31 @@ def _from_text(
         for pair in TRUTH:
             if {t.lower() for t in stripped} <= pair and len(stripped) <= 2 and len(texts) == len(filled):
                 return _labelled(*_sorted_levels(texts, counts, "boolean"), facts, "boolean", most)
-    sign = decimal if decimal is not None and cells.decimal_sign(stripped) is not None else cells.decimal_sign(stripped)
-    thousands = sign is None and all(cells.THOUSANDS.fullmatch(t) or cells.NUMBER.fullmatch(t) for t in stripped)
+    sign = (
+        decimal
+        if decimal is not None and cells.decimal_sign(stripped) is not None
+        else cells.decimal_sign(stripped)
+    )
+    thousands = sign is None and all(
+        cells.THOUSANDS.fullmatch(t) or cells.NUMBER.fullmatch(t) for t in stripped
+    )
     if thousands and decimal == ",":
         sign = ","
     if sign is not None and (wanted in NUMBERS or not any(cells.CODED.fullmatch(t) for t in stripped)):
         return _number_text(series, gone, texts, counts, facts, wanted, sign, most)
     if wanted in ("number", "integer") or (wanted is None and not thousands):
         refuse_mixed(stripped, series, gone, facts, sure=wanted is not None)
-    if wanted in (None, "datetime", "duration") and (found := _time_text(series, gone, stripped, facts, wanted, form)):
+    if wanted in (None, "datetime", "duration") and (
+        found := _time_text(series, gone, stripped, facts, wanted, form)
+    ):
         return found
     if wanted in ("datetime", "duration"):
-        raise InputError("wrong-kind", f"not all cells can be read as {wanted}", f"column {facts['name']!r}",
-                         'give the form of dates as the kind "datetime:%d/%m/%Y"')
+        raise InputError(
+            "wrong-kind",
+            f"not all cells can be read as {wanted}",
+            f"column {facts['name']!r}",
+            'give the form of dates as the kind "datetime:%d/%m/%Y"',
+        )
     notes = facts.pop("notes", ())
     if thousands:
         notes += (("ambiguous-comma", "a comma that may be a decimal sign or separate thousands"),)
@@ -272,16 +380,22 @@ def _sorted_levels(texts: list[str], counts: list[int], kind: str | None) -> tup
 
 
 def _id_text(label: Hashable, stripped: list[str], observed: int) -> str | None:
-    """"id" for contact data, hashes, and codes whose leading zeros are mostly distinct."""
+    """ "id" for contact data, hashes, and codes whose leading zeros are mostly distinct."""
     if PERSON_WORDS & columns.tokens(label) or all(HASH.fullmatch(t) and not t.isdecimal() for t in stripped):
         return "id"
-    if any(cells.CODED.fullmatch(t) for t in stripped) and all(re.fullmatch(r"[+-]?\d+", t) for t in stripped):
-        return "id" if len(stripped) > 0.5 * observed and (len(stripped) > 20 or len(stripped) == observed) else None
+    if any(cells.CODED.fullmatch(t) for t in stripped) and all(
+        re.fullmatch(r"[+-]?\d+", t) for t in stripped
+    ):
+        return (
+            "id"
+            if len(stripped) > 0.5 * observed and (len(stripped) > 20 or len(stripped) == observed)
+            else None
+        )
     return None
 
 
 def text_kind(label: Hashable, texts: Sequence[str], observed: int) -> str:
-    """"id", "text" or "category" for the distinct texts of a column with `observed` cells.
+    """ "id", "text" or "category" for the distinct texts of a column with `observed` cells.
 
     Ids are (nearly) all distinct and short; free text is mostly distinct with several words in a cell.
     """
@@ -301,8 +415,14 @@ def text_kind(label: Hashable, texts: Sequence[str], observed: int) -> str:
 
 
 def _number_text(
-    series: Series, gone: np.ndarray, texts: list[str], counts: list[int], facts: dict[str, Any], wanted: str | None,
-    sign: str, most: int,
+    series: Series,
+    gone: np.ndarray,
+    texts: list[str],
+    counts: list[int],
+    facts: dict[str, Any],
+    wanted: str | None,
+    sign: str,
+    most: int,
 ) -> Column:
     """Numbers held as text; blank cells among them are missing."""
     every = cells.to_numbers(series.astype(object).where(~gone, ""), sign)
@@ -320,7 +440,9 @@ def _number_text(
     stripped = [t.strip() for t in filled]
     prefix, suffix = cells.common_blanks(filled)
     spelling = cells.spelling(stripped, sign)
-    facts["spelling"] = cells.Spelling(sign, spelling.decimals, spelling.fixed, spelling.least, prefix, suffix)
+    facts["spelling"] = cells.Spelling(
+        sign, spelling.decimals, spelling.fixed, spelling.least, prefix, suffix
+    )
     facts["observed"] = len(values)
     return _number(kind, values, facts, spelling.decimals)
 
@@ -345,8 +467,12 @@ def refuse_mixed(
     if code:
         shown = ", ".join(sorted({repr(str(v).strip()) for v in odd}))
         remedy = f"if {shown} stands for missing, name it as a missing code; else call the column a category (kinds)"
-    raise InputError("text-in-number-column", "text among numbers",
-                     f"column {facts['name']!r}, {columns.rows_of(bad)}", remedy)
+    raise InputError(
+        "text-in-number-column",
+        "text among numbers",
+        f"column {facts['name']!r}, {columns.rows_of(bad)}",
+        remedy,
+    )
 
 
 def _numeric(value: Any) -> bool:
@@ -357,7 +483,12 @@ def _numeric(value: Any) -> bool:
 
 
 def _time_text(
-    series: Series, gone: np.ndarray, stripped: list[str], facts: dict[str, Any], wanted: str | None, form: str
+    series: Series,
+    gone: np.ndarray,
+    stripped: list[str],
+    facts: dict[str, Any],
+    wanted: str | None,
+    form: str,
 ) -> Column | None:
     """Dates or durations held as text, or None. Day/month order that cannot be told is noted, not guessed."""
     if wanted != "datetime" and (duration := cells.duration_form(stripped)):

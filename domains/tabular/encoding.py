@@ -1,0 +1,100 @@
+"""Cells to numbers and codes, a column at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ...shared.errors import InputError
+from . import cells, columns
+from .columns import Column
+
+if TYPE_CHECKING:
+    from .cells import Series
+
+
+def blank(series: Series) -> np.ndarray:
+    return series.isna().to_numpy(dtype=bool) | (series.astype(object).str.strip() == "").to_numpy(dtype=bool)
+
+
+def encode_numbers(series: Series, gone: np.ndarray, column: Column, first_row: int) -> np.ndarray:
+    """(n,) float64 of one number, date or duration column."""
+    held, _ = columns.storage_of(series)
+    if gone.all():
+        return np.full(len(series), np.nan)
+    if held == "text":
+        values, bad = _parse(series, gone, column)
+    elif held == ("number" if column.kind in ("number", "integer") else column.kind):
+        values, bad = columns.as_floats(series, gone, held), gone & False
+    else:
+        raise InputError(
+            "wrong-dtype",
+            f"cells of dtype {series.dtype} where {column.dtype} was seen at fit",
+            f"column {column.name!r}",
+        )
+    if bad.any():
+        raise InputError(
+            f"text-in-{column.kind}-column",
+            f"cells that cannot be read as {column.kind}",
+            f"column {column.name!r}, {columns.rows_of(bad, first_row)}",
+            "correct the cells, or name the code that stands for missing",
+        )
+    columns.refuse_extremes(values, column.name, first_row)
+    return values
+
+
+def _parse(series: Series, gone: np.ndarray, column: Column) -> tuple[np.ndarray, np.ndarray]:
+    """Values of text cells, and which cells are neither missing nor readable."""
+    empty = gone | blank(series)
+    texts = series.astype(object).where(~empty, "")
+    if column.kind == "datetime":
+        values = cells.to_seconds(texts, column.form or "%Y-%m-%d", column.suffix)
+    elif column.kind == "duration":
+        values = np.array([cells.duration_seconds(t.strip()) for t in texts], dtype=np.float64)
+    else:
+        values = cells.to_numbers(texts, column.spelling.decimal if column.spelling else ".")
+    return values, np.isnan(values) & ~empty
+
+
+def key(value: Any) -> tuple[str, Hashable]:
+    """What makes two labels the same: True is not 1, but 1 is 1.0."""
+    if isinstance(value, str):
+        return "text", value
+    if isinstance(value, bool | np.bool_):
+        return "bool", bool(value)
+    if isinstance(value, int | float | np.number):
+        return "number", float(value) if abs(value) <= columns.EXACT else int(
+            value
+        ) if value == value // 1 else value
+    return type(value).__name__, value
+
+
+def encode_labels(series: Series, gone: np.ndarray, column: Column) -> np.ndarray:
+    """(n,) int32 codes of one category column; -1 where missing or never seen."""
+    held, _ = columns.storage_of(series)
+    out = np.full(len(series), -1, dtype=np.int32)
+    code = {key(level): k for k, level in enumerate(column.levels)}
+    other = len(column.levels) if column.pooled else -1
+    if gone.all():
+        return out
+    if held == "category":
+        table = np.array(
+            [code.get(key(v), other) for v in series.array.categories] or [other], dtype=np.int32
+        )
+        values = table[np.asarray(series.array.codes)]
+    else:
+        floats = held in ("number", "datetime", "duration")
+        cells_ = (
+            columns.as_floats(series, gone, held)[~gone]
+            if floats
+            else series[~gone].astype(object).to_numpy()
+        )
+        at, uniques = pd.factorize(cells_) if floats or held == "text" else (np.arange(len(cells_)), cells_)
+        table = np.array([code.get(key(v), other) for v in uniques], dtype=np.int32)
+        values = np.full(len(series), -1, dtype=np.int32)
+        values[~gone] = table[at]
+    out[~gone] = values[~gone]
+    return out
