@@ -132,7 +132,7 @@ def swap_in(partial: Path, folder: Path) -> None:
     remove(old)
 
 
-def _recovered(folder: Path) -> Path:
+def recovered(folder: Path) -> Path:
     """`folder`, or the version of it that an interrupted overwriting left under `FOLDER.old`."""
     old = folder.with_name(folder.name + ".old")
     return old if not folder.exists() and (old / MANIFEST).is_file() else folder
@@ -171,7 +171,7 @@ def write_model(
     }
     require_space(folder.parent, sum(map(len, members.values())) + 2**20)
     with locked(folder), explained(folder):
-        if (found := _recovered(folder)) != folder:
+        if (found := recovered(folder)) != folder:
             os.rename(found, folder)
         refuse_existing(folder, overwrite)
         if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
@@ -227,9 +227,13 @@ def _bytes(path: Path, limit: int) -> bytes:
         return file.read()
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
 def _parsed(path: Path) -> Any:
     try:
-        return json.loads(_bytes(path, MAX_JSON))
+        return json.loads(_bytes(path, MAX_JSON), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise _refused(f"{path.name} is not JSON that can be read", path.parent) from error
 
@@ -254,7 +258,7 @@ def _listed(folder: Path, kind: str) -> dict[str, dict[str, Any]]:
     for name, facts in members.items():
         if not _NAME.fullmatch(name) or name == MANIFEST:
             raise _refused(f"{MANIFEST} names a member that is not a plain file name", folder)
-        if not isinstance(facts, dict) or not isinstance(facts.get("size"), int):
+        if not isinstance(facts, dict) or not isinstance(facts.get("size"), int) or facts["size"] < 0:
             raise _refused(f"{MANIFEST} gives no size for {name}", folder)
     return members
 
@@ -316,7 +320,7 @@ def read_model(folder: Path | str, *, limit: int = MAX_MODEL) -> tuple[dict[str,
     Raises:
         InputError: `model-missing`, `model-refused` or `model-version`.
     """
-    folder = _recovered(Path(folder))
+    folder = recovered(Path(folder))
     if not folder.exists():
         raise InputError("model-missing", "there is no model here", str(folder), "check the path")
     if not folder.is_dir():

@@ -13,7 +13,16 @@ from typing import Any
 
 from torch import Tensor
 
-from .artifacts import CONFIG, WEIGHTS, build_folder, json_bytes, read_folder, swap_in, tensor_bytes
+from .artifacts import (
+    CONFIG,
+    WEIGHTS,
+    build_folder,
+    json_bytes,
+    read_folder,
+    recovered,
+    swap_in,
+    tensor_bytes,
+)
 from .errors import InputError
 from .files import explained, partial_of, remove
 
@@ -50,8 +59,9 @@ class Checkpoints:
         """The steps saved, rising; whether each can still be read is found on loading it."""
         if not self.folder.is_dir():
             return []
-        found = (re.fullmatch(r"step-(\d{8,})", entry.name) for entry in self.folder.iterdir())
-        return sorted(int(match[1]) for match in found if match)
+        # `.old`: a step was being saved again when the power went.
+        found = (re.fullmatch(r"step-(\d{8,})(\.old)?", entry.name) for entry in self.folder.iterdir())
+        return sorted({int(match[1]) for match in found if match})
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
@@ -84,9 +94,9 @@ class Checkpoints:
         for step in self.steps()[: -self.keep]:
             doomed = partial_of(self.path(step))
             remove(doomed)
-            os.rename(self.path(step), doomed)  # so that a half-removed folder never looks like a checkpoint
-            remove(doomed)
-        for left in self.folder.glob("step-*.partial"):
+            # So that a half-removed folder never looks like a checkpoint.
+            os.rename(recovered(self.path(step)), doomed)
+        for left in [*self.folder.glob("step-*.partial"), *self.folder.glob("step-*.old")]:
             remove(left)
 
     def latest(self) -> Checkpoint | None:
@@ -99,7 +109,7 @@ class Checkpoints:
         failure: InputError | OSError | None = None
         for step in reversed(self.steps()):
             try:
-                state, tensors = read_folder(self.path(step), "checkpoint", sys.maxsize)
+                state, tensors = read_folder(recovered(self.path(step)), "checkpoint", sys.maxsize)
             except (InputError, OSError) as error:
                 damaged.append(step)
                 failure = failure or error

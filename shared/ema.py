@@ -5,9 +5,11 @@ theta_hat_k = beta_k theta_hat_{k-1} + (1 - beta_k) theta_k; a *profile* gives b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -38,7 +40,7 @@ class PowerFunction:
 
     std: float = 0.05
 
-    @property
+    @cached_property
     def gamma(self) -> float:
         """The exponent: the root of std^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3))."""
         low, high = 0.0, 1e6
@@ -49,7 +51,7 @@ class PowerFunction:
         return low
 
     def beta(self, step: int) -> float:
-        return (1 - 1 / step) ** (self.gamma + 1)
+        return math.pow(1 - 1 / step, self.gamma + 1)
 
 
 @dataclass(frozen=True)

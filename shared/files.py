@@ -11,9 +11,11 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import EbbtideError, InputError
@@ -32,9 +34,17 @@ _HELD: set[tuple[str, int, int]] = set()  # (path, process, thread) that hold a 
 # --- faults of the disk -------------------------------------------------------------------------
 
 
+def _concerns(error: OSError, path: Path) -> bool:
+    """Whether it is about `path`, what is built beside it (`*.partial`) or in it, or a folder above it."""
+    if not isinstance(error.filename, str | bytes):
+        return error.errno in _WRITING
+    named = Path(os.fsdecode(error.filename)).absolute()
+    return str(named).startswith(str(path)) or path.is_relative_to(named)
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn an OSError raised while writing `path`, or beside it, into a sentence.
+    """Turn an OSError raised while writing `path` into a sentence.
 
     Raises:
         EbbtideError: the disk is full, or the disk failed.
@@ -44,9 +54,7 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         # A fault of another file (an input read inside the block) is not this one's to explain.
-        named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
-        ours = named is not None and named.absolute().is_relative_to(path.absolute().parent)
-        if error.errno not in _FULL and not ours and (named is not None or error.errno not in _WRITING):
+        if error.errno not in _FULL and not _concerns(error, path.absolute()):
             raise
         if error.errno in _FULL:
             raise EbbtideError(
@@ -82,10 +90,9 @@ def require_space(folder: Path, size: int) -> None:
         raise InputError("not-a-folder", "a file is in the way", str(place), "choose another folder")
     with explained(place):
         free = shutil.disk_usage(place).free
-        probe = place / f".ebbtide-{os.getpid()}-{threading.get_ident()}.partial"
         # os.access lies for the superuser and on network disks: only creating a file tells.
-        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=place):
+            pass
     if free < size:
         raise EbbtideError(
             "disk-full",
@@ -232,6 +239,16 @@ def _take_by_flock(lock: Path) -> int | None:
         os.close(handle)
 
 
+def _abandoned(lock: Path) -> bool:
+    """Whether its holder is a dead process of this machine, or died before it could sign."""
+    host, pid = _holder(lock)
+    if pid is not None:
+        return host == socket.gethostname() and not _alive(pid)
+    with suppress(OSError):
+        return time.time() - lock.stat().st_mtime > 60
+    return True
+
+
 def _take_by_creation(lock: Path) -> int:
     """The fallback: whoever creates the file holds the lock; the file of a dead process of this machine
     is taken over."""
@@ -239,8 +256,7 @@ def _take_by_creation(lock: Path) -> int:
         try:
             return os.open(lock, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
         except FileExistsError:
-            host, pid = _holder(lock)
-            if pid is None or host != socket.gethostname() or _alive(pid):
+            if not _abandoned(lock):
                 break
             lock.unlink(missing_ok=True)
     raise _busy(lock.with_suffix(""), _told(lock))
@@ -264,13 +280,18 @@ def locked(folder: Path) -> Iterator[None]:
         handle = _take_by_flock(lock) if fcntl is not None else None
         if handle is None:
             handle = _take_by_creation(lock)
-        os.ftruncate(handle, 0)
-        os.write(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
-    _HELD.add(name)
     try:
+        with explained(lock.parent):
+            os.ftruncate(handle, 0)
+            os.write(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        _HELD.add(name)
         yield
     finally:
         _HELD.discard(name)
-        # Remove the name first, while still holding it: a waiter that opened it sees that it is gone.
-        lock.unlink(missing_ok=True)
-        os.close(handle)
+        # Remove the name first, while still holding it: a waiter that opened it sees that it is gone. A
+        # name that cannot be removed does no harm, because the lock itself ends with the handle.
+        try:
+            with suppress(OSError):
+                lock.unlink()
+        finally:
+            os.close(handle)

@@ -10,126 +10,20 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from .data import Condition
 from .denoisers import NetworkDenoiser
-from .ema import Average, PowerFunction, Profile
+from .ema import Average
 from .errors import EbbtideError, InputError
 from .noise import Keys, key_of
-from .samplers import NoiseSource
-from .schedules import LogNormalDensity, Schedule
+from .settings import Examples, TrainingSettings
 
 _GOLDEN = (5**0.5 - 1) / 2
-
-
-class Density(Protocol):
-    """Which times are trained on: uniform numbers (B,) in (0, 1) to times (B,)."""
-
-    def sample(self, schedule: Schedule, uniform: Tensor) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step learns from.
-
-    Args:
-        x_0: (B, C, *S) clean data in model space; any finite number where unknown.
-        condition: what the network is told, the known part among it.
-        where: bool, shaped like x_0: entries that count in the loss (hidden, yet really observed).
-    """
-
-    x_0: Tensor
-    condition: Condition
-    where: Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        if self.x_0.device == device:
-            return self
-        return Batch(self.x_0.to(device), self.condition.to(device), self.where.to(device))
-
-
-class Examples(Protocol):
-    """A data set that hides and augments by key."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, indices: Tensor, keys: Keys) -> Batch:
-        """The examples at `indices` (B,) int64. Element k may depend on indices[k], keys[k] and nothing
-        else: keys.items are the indices, keys.draws the epoch."""
-        ...
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How a denoiser is trained.
-
-    Args:
-        steps: optimiser steps, at most.
-        batch_size: examples a step; they may come from two epochs.
-        micro_batch: examples computed at once (memory); None is the whole batch. The result is the same
-            up to rounding.
-        learning_rate, warmup, decay: AdamW's rate, reached linearly in `warmup` steps, then constant or
-            falling to zero at `steps` along half a cosine.
-        weight_decay: AdamW's.
-        gradient_clip: largest norm of the gradient; None does not clip.
-        ema: the profile of the averaged weights, which are validated and returned.
-        density: which times are trained on.
-        noise: a keyed noise source; None is white noise from a generator seeded by the step,
-            which is 30 times faster.
-        validate_every: steps between rows of the history (and validations, where there is a held-out set).
-        validation_draws: noise draws per held-out example.
-        patience: stop after so many validations without a better one; None never does.
-        checkpoint_every: steps between checkpoints, when there is a folder.
-        precision: "bf16" runs matrix products and convolutions in bfloat16; times, norms and loss stay
-            float32.
-        time_limit: seconds; None keeps the run reproducible.
-    """
-
-    steps: int = 2000
-    batch_size: int = 256
-    micro_batch: int | None = None
-    learning_rate: float = 1e-3
-    warmup: int = 100
-    decay: Literal["cosine", "constant"] = "cosine"
-    weight_decay: float = 0.0
-    gradient_clip: float | None = 1.0
-    ema: Profile = field(default_factory=PowerFunction)
-    density: Density = field(default_factory=LogNormalDensity)
-    noise: NoiseSource | None = None
-    validate_every: int = 100
-    validation_draws: int = 1
-    patience: int | None = None
-    checkpoint_every: int = 1000
-    precision: Literal["fp32", "bf16"] = "fp32"
-    time_limit: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "validate_every", "validation_draws", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise InputError("bad-setting", f"{name} must be at least 1", "training settings", "raise it")
-        if not self.learning_rate > 0:
-            raise InputError("bad-setting", "learning_rate must be above 0", "training settings", "raise it")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise InputError("bad-setting", "micro_batch must be at least 1", "training settings", "raise it")
-
-    def rate(self, step: int) -> float:
-        """The learning rate of step 0, 1, ..."""
-        rate = self.learning_rate * min(1.0, (step + 1) / max(self.warmup, 1))
-        if self.decay == "constant":
-            return rate
-        passed = max(step - self.warmup, 0) / max(self.steps - self.warmup, 1)
-        return rate * (1 + math.cos(math.pi * min(passed, 1.0))) / 2
-
-    def described(self) -> dict[str, Any]:
-        """Plain JSON: numbers and texts as they are, objects by their repr."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        plain = (int, float, str, type(None))
-        return {name: v if isinstance(v, plain) else repr(v) for name, v in values.items()}
+_ORDERED_AT_ONCE = 2**16  # examples
 
 
 class Diverged(EbbtideError):
@@ -152,7 +46,11 @@ class Learner:
         denoiser: trained in place, on `device`.
         examples, held_out: what is learnt from, and what it is judged on.
         seed: of everything random.
-        backward: how a loss is differentiated (Lightning has its own way).
+        device: where it is trained.
+
+    Attributes:
+        backward: how a loss is differentiated (Lightning puts its own way here).
+        whole: False while a step is under way, when the state must not be saved.
     """
 
     def __init__(
@@ -178,35 +76,41 @@ class Learner:
         self.average = Average(denoiser, settings.ema)
         self.backward: Callable[[Tensor], None] = torch.Tensor.backward
         self.micro_batch = min(settings.micro_batch or settings.batch_size, settings.batch_size)
-        self.step = 0
+        self.step, self.whole = 0, True
         self.history: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.best: tuple[int, float] | None = None  # step and held-out loss of the best average so far
         self.best_weights: dict[str, Tensor] = {}
         self.stale = 0  # validations since the best one
         self._losses: list[float] = []  # since the last row of the history
-        self._order: dict[int, Tensor] = {}
+        self._hooks = _norms_in_float32(denoiser) if settings.precision == "bf16" else []
+        self._order: tuple[int, Tensor] | None = None  # first epoch and orders of the block in hand
+        self._train_seed = key_of(seed, "train")
 
     # --- what comes when ------------------------------------------------------------------------
 
-    def order(self, epochs: range) -> Tensor:
-        """(len(epochs), n): the order in which each epoch visits the examples."""
-        wanted = [epoch for epoch in epochs if epoch not in self._order]
-        if wanted:
-            keys = Keys(self.seed, torch.tensor(wanted), torch.zeros(len(wanted), dtype=torch.int64))
-            fresh = keys.uniform((len(self.examples),), "order").argsort(dim=1, stable=True)
-            kept = {epoch: rows for epoch, rows in self._order.items() if epoch in epochs}
-            self._order = kept | dict(zip(wanted, fresh, strict=True))
-        return torch.stack([self._order[epoch] for epoch in epochs])
+    def order(self, epoch: int) -> Tensor:
+        """(n,): the order in which an epoch visits the examples."""
+        n = len(self.examples)
+        block = max(1, _ORDERED_AT_ONCE // n)  # epochs ordered in one call: small data sets have many
+        first = epoch // block * block
+        if self._order is None or self._order[0] != first:
+            epochs = torch.arange(first, first + block)
+            places = Keys(self.seed, epochs, torch.zeros_like(epochs)).uniform((n,), "order")
+            self._order = (first, places.argsort(dim=1, stable=True))
+        return self._order[1][epoch - first]
 
     def members(self, step: int) -> Keys:
         """Items (indices) and draws (epochs) of the examples of a step: the epochs laid end to end, cut
         into batches."""
         n, size = len(self.examples), self.settings.batch_size
-        place = torch.arange(step * size, (step + 1) * size)
-        epoch = place // n
-        order = self.order(range(int(epoch[0]), int(epoch[-1]) + 1))
-        return Keys(key_of(self.seed, "train"), order[epoch - epoch[0], place % n], epoch)
+        start, stop = step * size, (step + 1) * size
+        items, epochs = [], []
+        for epoch in range(start // n, (stop - 1) // n + 1):
+            part = self.order(epoch)[max(start - epoch * n, 0) : stop - epoch * n]
+            items.append(part)
+            epochs.append(torch.full_like(part, epoch))
+        return Keys(self._train_seed, torch.cat(items), torch.cat(epochs))
 
     def _generator(self, *name: object) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(key_of(self.seed, *name))
@@ -233,7 +137,7 @@ class Learner:
             t = self.settings.density.sample(self.denoiser.schedule, uniform[rows]).to(self.device)
             half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
             with half:
-                loss = self.denoiser.loss(x_0, part, t, batch.condition, batch.where)
+                loss = self.denoiser.loss(x_0, part, t, batch.condition, batch.where, self.settings.weighting)
             yield loss.float(), batch.where.flatten(1).any(1)
 
     def _gradient(self) -> float:
@@ -289,28 +193,34 @@ class Learner:
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise Diverged(
-                "training-diverged",
-                f"the {'gradient' if math.isfinite(loss) else 'loss'} is not finite; "
-                f"the weights of step {self.step} are kept",
-                f"step {self.step + 1}",
-                "lower the learning rate, lengthen the warm-up, or use precision fp32",
-            )
+            raise self._diverged("gradient" if math.isfinite(loss) else "loss")
         clip = self.settings.gradient_clip
         if clip is not None and norm > clip:
             torch._foreach_mul_(gradients, clip / norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate(self.step)
+        self.whole = False
         self.optimizer.step()
         self.step += 1
         self.average.update(self.step)
         self._losses.append(loss)
         if self.step % self.settings.validate_every == 0 or self.step == self.settings.steps:
             self._note()
+        self.whole = True
+
+    def _diverged(self, what: str) -> Diverged:
+        return Diverged(
+            "training-diverged",
+            f"the {what} is not finite; the last good weights are kept",
+            f"step {self.step + self.whole}",  # the one under way, counted from 1
+            "lower the learning rate, lengthen the warm-up, or use precision fp32",
+        )
 
     def _note(self) -> None:
         """A row of the history; the best average so far is remembered."""
         held_out = None if self.held_out is None else self.validate()
+        if held_out is not None and not math.isfinite(held_out):
+            raise self._diverged("held-out loss")
         row = {
             "step": self.step,
             "loss": math.fsum(self._losses) / len(self._losses),
@@ -361,7 +271,8 @@ class Learner:
     def identity(self) -> dict[str, Any]:
         """What a resumed training must agree with to be the same run."""
         settings = self.settings.described()
-        for name in ("micro_batch", "checkpoint_every", "time_limit", "patience"):
+        free = ["micro_batch", "checkpoint_every", "time_limit", "patience"]
+        for name in [*free, "steps"] if self.settings.decay == "constant" else free:
             settings.pop(name)
         held_out = 0 if self.held_out is None else len(self.held_out)
         return settings | {"seed": self.seed, "examples": len(self.examples), "held_out": held_out}
@@ -428,7 +339,16 @@ class Learner:
                 parameter.copy_(chosen[name])
         self.denoiser.eval()
         self.optimizer.zero_grad(set_to_none=True)
+        while self._hooks:
+            self._hooks.pop().remove()
         return self.best[0] if self.best_weights and self.best else self.step
+
+
+def _norms_in_float32(module: nn.Module) -> list[RemovableHandle]:
+    """Under autocast on the CPU a norm computes in bfloat16 when its input is: give it float32 instead."""
+    norms = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
+    found = [part for part in module.modules() if isinstance(part, norms)]
+    return [part.register_forward_pre_hook(lambda _, given: (given[0].float(),)) for part in found]
 
 
 def seed_dropout(seed: int, device: torch.device) -> None:

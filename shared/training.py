@@ -25,8 +25,9 @@ import torch
 from .checkpoints import Checkpoints
 from .denoisers import NetworkDenoiser
 from .errors import EbbtideError, InputError
-from .files import explained, locked, replace_atomically, require_space
-from .learner import Batch, Diverged, Examples, Learner, TrainingSettings
+from .files import locked, replace_atomically, require_space
+from .learner import Diverged, Learner
+from .settings import Batch, Examples, TrainingSettings
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -124,6 +125,7 @@ def train(
     learner = Learner(denoiser, examples, settings, held_out=held_out, seed=seed, device=device_of(device))
     with ExitStack() as stack:
         run = _Run(learner, None if folder is None else Path(folder), progress)
+        stack.enter_context(run.listening())
         if run.folder is not None:
             stack.enter_context(locked(run.folder))
             run.open(resume)
@@ -132,9 +134,15 @@ def train(
         try:
             if run.ending is None:
                 _fit(run)
-        finally:
-            # Also when something failed: the last good state is kept, and the denoiser is usable.
-            best_step = run.close()
+        except BaseException as error:
+            # The last good state is kept and the denoiser is usable, whatever happened; a second fault
+            # must not hide the first.
+            try:
+                run.close()
+            except EbbtideError as second:
+                error.add_note(str(second))
+            raise
+        best_step = run.close()
     if run.signal is not None:
         raise Interrupted(run.signal, learner.step, run.folder)
     return Trained(denoiser, learner.step, best_step, learner.history, run.ending or "steps")
@@ -149,7 +157,7 @@ class _Run:
         self.signal: int | None = None
         self.out_of_time = False
         self._saved = -1  # the step of the last checkpoint
-        self._begun = self._told = time.monotonic()
+        self._begun = self._told = self._drawn = time.monotonic()
 
     @property
     def ending(self) -> str | None:
@@ -202,22 +210,30 @@ class _Run:
         return f"{line}, loss {row['loss']:.4f}{held_out}"
 
     def save(self) -> None:
-        """A checkpoint, the history and the picture, unless this step has them."""
-        if self.checkpoints is None or self.folder is None or self._saved == self.learner.step:
+        """A checkpoint, unless this step has one; now and then the history and the picture."""
+        learner = self.learner
+        if self.checkpoints is None or self._saved == learner.step or not learner.whole:
             return
-        self.checkpoints.save(self.learner.step, *self.learner.state())
-        self._saved = self.learner.step
-        self._write_history(self.folder)
+        self.checkpoints.save(learner.step, *learner.state())
+        self._saved = learner.step
+        if (
+            time.monotonic() - self._drawn > 5
+        ):  # a picture takes 0.3 s, as long as 100 steps of a small network
+            self._report()
 
-    def _write_history(self, folder: Path) -> None:
+    def _report(self) -> None:
+        """Write `history.json` and `progress.png`."""
         from .curves import draw_history
 
-        told = {"rows": self.learner.history, "events": self.learner.events, "ending": self.ending}
-        with explained(folder), replace_atomically(folder / "history.json") as path:
+        learner = self.learner
+        if self.folder is None or not learner.history:
+            return
+        told = {"rows": learner.history, "events": learner.events, "ending": self.ending}
+        with replace_atomically(self.folder / "history.json") as path:
             path.write_text(json.dumps(told, indent=1))
-        if self.learner.history:
-            with explained(folder), replace_atomically(folder / "progress.png") as path:
-                path.write_bytes(draw_history(self.learner.history, self.learner.best))
+        with replace_atomically(self.folder / "progress.png") as path:
+            path.write_bytes(draw_history(learner.history, learner.best))
+        self._drawn = time.monotonic()
 
     def close(self) -> int:
         """Save what is not saved, and put the averaged weights into the denoiser."""
@@ -226,6 +242,7 @@ class _Run:
             self.learner.events.append({"step": self.learner.step, "event": f"stopped at {limit} seconds"})
         try:
             self.save()
+            self._report()
         finally:
             best_step = self.learner.finish()
         return best_step
@@ -252,7 +269,9 @@ class _Run:
 
 def _fit(run: _Run) -> None:
     """Let Lightning call the learner once for every step that is left."""
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     class Module(LightningModule):
         def __init__(self) -> None:
@@ -283,10 +302,14 @@ def _fit(run: _Run) -> None:
             use_distributed_sampler=False,
             inference_mode=False,
             callbacks=[_keeper(run)],
+            plugins=[LightningEnvironment()],  # one process, also inside a cluster's job
         )
         left = range(run.learner.step, run.learner.settings.steps)
-        with run.listening():
+        try:
             trainer.fit(Module(), train_dataloaders=left)
+        except SIGTERMException:  # it came before our handler was in place; `run.signal` knows
+            if run.signal is None:
+                raise
     run.learner.denoiser.to(run.learner.device)  # Lightning leaves it on the CPU
 
 
