@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import Condition, like
@@ -25,16 +26,18 @@ class NoiseEmbedding(nn.Module):
 
     def __init__(self, width: int, features: int = 64) -> None:
         super().__init__()
-        exponents = torch.linspace(0, 1, features // 2, dtype=torch.float64)
-        self.register_buffer("frequencies", 0.25 * 256**exponents, persistent=False)
-        self.layers = nn.Sequential(nn.Linear(2 * (features // 2), width), nn.SiLU(), nn.Linear(width, width))
+        self.count = features // 2
+        self.first, self.second = nn.Linear(2 * self.count, width), nn.Linear(width, width)
 
     def forward(self, level: Tensor) -> Tensor:
         """level (B,) -> (B, width)."""
-        weight = self.layers[0].weight
-        exact = torch.promote_types(weight.dtype, torch.float32)
-        angles = level.to(exact)[:, None] * self.frequencies.to(exact)
-        embedded: Tensor = self.layers(torch.cat([angles.sin(), angles.cos()], 1).to(weight.dtype))
+        dtype = self.first.weight.dtype
+        exact = torch.promote_types(dtype, torch.float32)
+        # Made here and not kept as a buffer, which `network.bfloat16()` would round.
+        exponents = torch.linspace(0, 1, self.count, dtype=exact, device=level.device)
+        angles = level.to(exact)[:, None] * (0.25 * 256**exponents)
+        waves = torch.cat([angles.sin(), angles.cos()], 1).to(dtype)
+        embedded: Tensor = self.second(F.silu(self.first(waves)))
         return embedded
 
 
