@@ -15,8 +15,9 @@ import pytest
 import typer
 
 from ebbtide.pipelines import cli
-from ebbtide.pipelines.cli import Run, attempt, main
+from ebbtide.pipelines.cli import main
 from ebbtide.pipelines.console import Console
+from ebbtide.pipelines.shell import Run, attempt, verb
 from ebbtide.shared.errors import EbbtideError, InputError
 
 
@@ -86,14 +87,14 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     app = typer.Typer(rich_markup_mode=None, suggest_commands=False)
     app.callback()(cli.root)
 
-    @cli.verb(app)
-    def impute(run: Run, data: str, *, draws: Annotated[int, typer.Option(help="How many.")] = 20) -> None:
+    @verb(app)
+    def impute(data: str, run: Run, *, draws: Annotated[int, typer.Option(help="How many.")] = 20) -> None:
         """Fill in."""
         run.console.result(
             {"seed": run.seed, "device": run.device, "over": run.overwrite, "draws": draws}, data
         )
 
-    @cli.verb(app)
+    @verb(app)
     def info(run: Run) -> int:
         """Say nothing, and fail."""
         return 1
@@ -158,15 +159,16 @@ def test_no_words_get_help_and_the_version_is_told(capsys: pytest.CaptureFixture
 SLEEPER = """
 import sys, time
 from ebbtide.pipelines import cli
-@cli.verb()
-def sleep(run: cli.Run) -> None:
+from ebbtide.pipelines.shell import Run, verb
+@verb(cli.app)
+def sleep(run: Run) -> None:
     try:
         print("ready", flush=True)
         time.sleep(60)
     finally:
         print("put away", flush=True)
-@cli.verb()
-def wake(run: cli.Run) -> None:
+@verb(cli.app)
+def wake(run: Run) -> None:
     pass
 sys.exit(cli.main(["sleep"]))
 """
