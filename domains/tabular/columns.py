@@ -38,6 +38,8 @@ MASKED = (
     | pd.Float64Dtype
 )
 """Pandas' own dtypes for numbers beside a mask of what is missing."""
+ROW = "row in the file"
+"""Name of an index that holds the positions of rows in their file, from 0."""
 EXACT = 2**53
 """Whole numbers beyond this are not all float64: such columns are ids."""
 LARGEST = 1e100
@@ -296,21 +298,30 @@ def tokens(label: Hashable) -> frozenset[str]:
     return frozenset(word.lower() for word in found)
 
 
-def rows_of(bad: np.ndarray, first_row: int = 0) -> str:
-    """The first five rows where `bad` is true, counted from 1, and how many there are: "rows 3, 9 (2 in all)"."""
+def rows_of(bad: np.ndarray, rows: int | pd.Index = 0) -> str:
+    """The first five rows where `bad` is true, counted from 1, and how many there are: "rows 3, 9 (2 in all)".
+
+    Args:
+        bad: (n,) bool.
+        rows: position of the first row; or the index, which holds the positions when a `TableSource` made it.
+    """
     at = np.flatnonzero(bad)
-    listed = ", ".join(str(int(i) + first_row + 1) for i in at[:5])
+    if isinstance(rows, pd.Index):
+        numbers = rows[at[:5]] if rows.name == ROW else at[:5]
+    else:
+        numbers = at[:5] + rows
+    listed = ", ".join(str(int(i) + 1) for i in numbers)
     return f"row{'s' if len(at) > 1 else ''} {listed}{', ...' if len(at) > 5 else ''} ({len(at)} in all)"
 
 
-def refuse_extremes(values: np.ndarray, name: str, first_row: int = 0) -> None:
+def refuse_extremes(values: np.ndarray, name: str, rows: int | pd.Index = 0) -> None:
     """InputError when (n,) numbers hold infinities or magnitudes no measurement has."""
     bad = np.isinf(values)
     if bad.any():
         raise InputError(
             "infinity",
             "infinite (inf) numbers cannot be modelled",
-            f"column {name!r}, {rows_of(bad, first_row)}",
+            f"column {name!r}, {rows_of(bad, rows)}",
             "make these cells empty, or correct them",
         )
     bad = np.abs(values) > LARGEST
@@ -318,7 +329,7 @@ def refuse_extremes(values: np.ndarray, name: str, first_row: int = 0) -> None:
         raise InputError(
             "number-too-large",
             f"numbers beyond {LARGEST:g} cannot be modelled",
-            f"column {name!r}, {rows_of(bad, first_row)}",
+            f"column {name!r}, {rows_of(bad, rows)}",
             "make these cells empty, or correct them",
         )
 

@@ -23,6 +23,7 @@ def blank(series: Series) -> np.ndarray:
 def encode_numbers(series: Series, gone: np.ndarray, column: Column, first_row: int) -> np.ndarray:
     """(n,) float64 of one number, date or duration column."""
     held, _ = columns.storage_of(series)
+    rows = series.index if series.index.name == columns.ROW else first_row
     if gone.all():
         return np.full(len(series), np.nan)
     if held == "text":
@@ -39,10 +40,10 @@ def encode_numbers(series: Series, gone: np.ndarray, column: Column, first_row: 
         raise InputError(
             f"text-in-{column.kind}-column",
             f"cells that cannot be read as {column.kind}",
-            f"column {column.name!r}, {columns.rows_of(bad, first_row)}",
+            f"column {column.name!r}, {columns.rows_of(bad, rows)}",
             "correct the cells, or name the code that stands for missing",
         )
-    columns.refuse_extremes(values, column.name, first_row)
+    columns.refuse_extremes(values, column.name, rows)
     return values
 
 

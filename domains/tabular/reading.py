@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...shared.errors import EbbtideError, InputError
+from .columns import ROW
 from .dialects import Dialect, refuse_duplicate_names, sniff
 
 Format = Literal["csv", "tsv", "parquet", "excel"]
@@ -91,7 +92,7 @@ class TableSource:
         for frame in self._frames(rows, start):
             if stop is not None and at + len(frame) > stop:
                 frame = frame.iloc[: stop - at]
-            frame.index = pd.RangeIndex(at, at + len(frame))
+            frame.index = pd.RangeIndex(at, at + len(frame), name=ROW)
             at += len(frame)
             if len(frame):
                 yield frame

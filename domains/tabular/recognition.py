@@ -140,7 +140,7 @@ def _from_numbers(
     held = facts["storage"]
     values = columns.as_floats(series, gone, held)[~gone]
     if held == "number":
-        columns.refuse_extremes(columns.as_floats(series, gone, held), facts["name"])
+        columns.refuse_extremes(columns.as_floats(series, gone, held), facts["name"], series.index)
     distinct = np.unique(values)
     facts["distinct"] = len(distinct)
     if wanted in ("category", "ordered", "boolean"):
@@ -426,7 +426,7 @@ def _number_text(
 ) -> Column:
     """Numbers held as text; blank cells among them are missing."""
     every = cells.to_numbers(series.astype(object).where(~gone, ""), sign)
-    columns.refuse_extremes(every, facts["name"])
+    columns.refuse_extremes(every, facts["name"], series.index)
     values = every[~np.isnan(every)]
     distinct = np.unique(values)
     kind = wanted or number_kind(facts["label"], distinct, len(values))
@@ -466,11 +466,11 @@ def refuse_mixed(
     remedy = "correct the cells, or call the column a category or text (kinds)"
     if code:
         shown = ", ".join(sorted({repr(str(v).strip()) for v in odd}))
-        remedy = f"if {shown} stands for missing, name it as a missing code; else call the column a category (kinds)"
+        remedy = f"if {shown} stands for missing, say so (--missing); else call the column a category (kinds)"
     raise InputError(
         "text-in-number-column",
         "text among numbers",
-        f"column {facts['name']!r}, {columns.rows_of(bad)}",
+        f"column {facts['name']!r}, {columns.rows_of(bad, series.index)}",
         remedy,
     )
 
