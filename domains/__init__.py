@@ -1,0 +1,149 @@
+"""A domain turns raw data into (values, observed, condition) and back. The pipelines know a domain only by this.
+
+Tables are one domain, MRI volumes another, images a third. Each is one object with the verbs of `Domain`; a
+pipeline works through a data set in units (a row group of a table, one volume, one image), so that memory stays
+bounded and finished units survive an interruption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from ..shared.errors import Fault
+
+Progress = Callable[[str, float], None]
+Statistic = Literal["mean", "median", "mode", "sample"]
+Raw = TypeVar("Raw")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over a data set tells, before any work is done.
+
+    Args:
+        items: how many rows, volumes or images.
+        sha256: of the data's bytes: a run goes on only with the same data.
+        per_unit: items that are worked on at a time.
+        facts: what a manifest should say about the data (JSON-able; never a cell's value).
+        assumed: sentences on what was assumed (delimiter, encoding, sheet).
+        faults: warnings; an error is raised instead.
+    """
+
+    items: int
+    sha256: str
+    per_unit: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    assumed: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unit(Generic[Raw]):
+    """A piece of a data set: `items` of them from position `start` on."""
+
+    start: int
+    items: int
+    raw: Raw
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of an imputation.
+
+    Args:
+        draws: how many times each missing part is drawn.
+        statistic: what the completed data shows of the draws.
+        seed: of the draws.
+        all_draws: how many completed data sets are written, one for each of the first draws.
+    """
+
+    draws: int = 20
+    statistic: Statistic = "mean"
+    seed: int = 0
+    all_draws: int = 0
+
+
+class Fitted(Protocol):
+    """An encoding and a model, as `train` leaves them behind."""
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """JSON-able facts: what it was trained on, when, by which version."""
+
+    @property
+    def warnings(self) -> Sequence[Fault]:
+        """What a user should know before trusting it."""
+
+    def save(self, folder: Path, *, overwrite: bool = False) -> None:
+        """Write the model folder."""
+
+
+FittedT = TypeVar("FittedT", bound=Fitted)
+
+
+class Domain(Protocol[Raw, FittedT]):
+    """One kind of data: its files, its encoding, its models, its pictures."""
+
+    name: str
+
+    def check(self, path: Path) -> list[Fault]:
+        """Every fault of the data at once."""
+
+    def survey(self, path: Path, progress: Progress | None = None) -> Survey:
+        """One pass over the data. Raises InputError at the first fault that must be mended."""
+
+    def sample(
+        self, path: Path, survey: Survey, limit: int, seed: int, progress: Progress | None = None
+    ) -> Raw:
+        """At most `limit` items to learn from, chosen by the seed and not by the order of the items."""
+
+    def units(self, path: Path, survey: Survey, first: int, last: int) -> Iterator[Unit[Raw]]:
+        """Items first ... last - 1 in order, `survey.per_unit` at a time."""
+
+    def fit(
+        self,
+        raw: Raw,
+        *,
+        seed: int,
+        about: Mapping[str, Any],
+        survey: Survey | None = None,
+        folder: Path | None = None,
+        resume: bool = False,
+        device: str = "auto",
+        progress: Progress | None = None,
+    ) -> FittedT:
+        """Learn the encoding and the model from observed parts alone; `folder` keeps checkpoints."""
+
+    def load(self, folder: Path) -> FittedT:
+        """Read a model folder."""
+
+    def fill(
+        self, fitted: FittedT, survey: Survey, unit: Unit[Raw], request: Request, folder: Path
+    ) -> dict[str, Any]:
+        """Fill one unit and keep what was drawn in `folder` (which exists and is empty). Gives counts, as JSON."""
+
+    def assemble(
+        self,
+        path: Path,
+        fitted: FittedT,
+        survey: Survey,
+        parts: Mapping[int, Path],
+        end: int,
+        out: Path,
+        request: Request,
+        progress: Progress | None = None,
+    ) -> list[str]:
+        """Write the completed data and what is beside it into `out`, from the data and the finished parts
+        (start of the unit -> its folder), up to item `end`. Gives the names of the files made."""
+
+    def preview(self, path: Path, fitted: FittedT, parts: Sequence[Path], picture: Path) -> None:
+        """A picture (PNG) of finished parts: what was observed beside what was filled."""
+
+    def summary(self, counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The counts of all units in one."""
+
+    def tell(self, counted: Mapping[str, Any]) -> list[str]:
+        """The summary in plain words, a line each."""

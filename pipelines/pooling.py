@@ -67,7 +67,7 @@ def pool(
         level: coverage of the interval.
 
     Raises:
-        InputError: fewer than two tables, lengths that differ, a number that is not finite or a negative variance.
+        InputError: fewer than two tables, lengths that differ, a number not finite or a variance below 0.
 
     Example:
         >>> pooled = pool([1.0, 2.0, 3.0], [1.0, 1.0, 1.0])

@@ -9,8 +9,8 @@ import pytest
 from ebbtide.pipelines.pooling import pool
 from ebbtide.shared.errors import InputError
 
-# SAS/STAT User's Guide, "The MIANALYZE Procedure", Reading Means and Standard Errors: mean oxygen uptake in the
-# fitness data, five imputations of 31 rows, complete-data degrees of freedom 30.
+# SAS/STAT User's Guide, "The MIANALYZE Procedure", Reading Means and Standard Errors: mean oxygen uptake
+# in the fitness data, five imputations of 31 rows, complete-data degrees of freedom 30.
 MEANS = [47.0120, 47.2407, 47.4995, 47.1485, 47.0042]
 ERRORS = [0.95984, 0.93540, 1.00766, 0.95439, 0.96528]
 

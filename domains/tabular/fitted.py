@@ -1,0 +1,283 @@
+"""An encoding and a model fitted together: what `train` leaves behind and what `impute` uses."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import math
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ...shared.artifacts import read_model, write_model
+from ...shared.errors import Fault, InputError
+from ...shared.noise import Keys, key_of
+from .codec import Coded, TableCodec
+from .filling import Filling
+from .model import Filled, ModelSettings, TableModel
+
+Missing = Collection[Hashable] | Mapping[Hashable, Collection[Hashable]]
+FORMAT = "ebbtide-table/1"
+BYTES_IN_MEMORY = 64 * 2**20
+"""Bytes of draws that are held at a time."""
+
+
+def require_rows(frame: pd.DataFrame) -> None:
+    """Raise InputError when there is nothing to learn from."""
+    if frame.shape[1] == 0:
+        raise InputError("table-no-columns", "0 feature(s) (no columns)", "table", "give a table with columns")
+    if len(frame) == 0:
+        raise InputError("table-no-rows", "the table has no rows", "table", "give a table with rows")
+
+
+def content_keys(coded: Coded) -> np.ndarray:
+    """(n,) int64 row keys from what the rows say: equal rows have equal keys, wherever they stand."""
+    numbers = np.where(np.isnan(coded.numbers), np.nan, coded.numbers + 0.0)  # one NaN, and no -0.0
+    rows = np.hstack([numbers, coded.codes.astype(np.float64)])
+    digests = (hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows)
+    return np.fromiter((int.from_bytes(digest, "little") >> 1 for digest in digests), np.int64, len(rows))
+
+
+def column_keys(values: pd.Series, where: str = "table") -> np.ndarray:
+    """(n,) int64 row keys from a key column's text, the same in whatever order the rows come.
+
+    Raises:
+        InputError: a key is missing.
+    """
+    missing = values.isna().to_numpy()
+    if missing.any():
+        raise InputError(
+            "key-missing",
+            f"{missing.sum()} of {len(missing)} keys are missing (first at row {int(missing.argmax())})",
+            f"{where}, column {values.name}",
+            "choose a key column without blanks, or leave --key away to key rows by their position",
+        )
+    return np.fromiter((key_of(text) for text in values.astype(str)), np.int64, len(values))
+
+
+def require_unique(keys: np.ndarray, where: str) -> None:
+    """Raise InputError, with count and rows, when two rows have one key: they would share their draws."""
+    order = np.argsort(keys, kind="stable")
+    again = np.zeros(len(keys), bool)
+    again[order[1:]] = keys[order[1:]] == keys[order[:-1]]
+    if again.any():
+        rows = ", ".join(str(row) for row in np.flatnonzero(again)[:5])
+        raise InputError(
+            "key-duplicate",
+            f"{again.sum()} rows repeat a key that an earlier row has (rows {rows}{', ...' if again.sum() > 5 else ''})",
+            where,
+            "a key must name one row; leave --key away to key rows by their position",
+        )
+
+
+def require_columns(codec: TableCodec, columns: Sequence[str]) -> Sequence[str]:
+    """`columns`, after making sure that each can be filled.
+
+    Raises:
+        InputError: a column that does not exist, or that is carried through unmodelled.
+    """
+    known = {column.name: column for column in codec.columns_}
+    for name in columns:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else ""
+            raise InputError("column-unknown", f"there is no column {name!r}", "columns", advice)
+        if not known[name].modelled:
+            raise InputError(
+                "column-not-modelled",
+                f"column {name!r} is {known[name].kind} or has no observed cell, and cannot be filled",
+                "columns",
+                "leave it away, or give its kind",
+            )
+    return columns
+
+
+def nothing(part: Coded, draws: int) -> Filled:
+    """The answer for no rows at all."""
+    numbers, codes = np.zeros((draws, *part.numbers.shape)), np.zeros((draws, *part.codes.shape), np.int32)
+    return Filled(numbers, codes, part.numbers, np.ones(part.codes.shape), part.codes)
+
+
+@dataclass(frozen=True)
+class FittedTable:
+    """A table's encoding and its model.
+
+    Args:
+        codec: the encoding, learnt from observed cells alone.
+        model: fills the missing part of encoded rows.
+        about: JSON-able facts: what it was trained on, when, by which version.
+    """
+
+    codec: TableCodec
+    model: TableModel
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def fit(
+        cls,
+        frame: pd.DataFrame,
+        *,
+        missing: Missing = (),
+        kinds: Mapping[Hashable, str] | None = None,
+        decimal: str | None = None,
+        settings: ModelSettings | None = None,
+        seed: int = 0,
+        about: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+        resume: bool = False,
+        device: str = "auto",
+        progress: Callable[[str, float], None] | None = None,
+    ) -> Self:
+        """Learn from the rows of `frame`.
+
+        Args:
+            missing: codes that mean "missing" besides the empty cell, for all columns ("?", -999) or by column.
+            kinds: column -> kind, where the recognised one is not right.
+            decimal: the decimal sign of numbers held as text, where it is known.
+            settings: the model's.
+            folder: where to keep checkpoints, so that a killed training resumes.
+            device: auto, cpu or cuda.
+            progress: called with the stage and its fraction done.
+
+        Raises:
+            InputError: no rows or columns; a value that its column cannot hold.
+        """
+        require_rows(frame)
+        settings = settings or ModelSettings()
+        codec = TableCodec(missing, kinds=dict(kinds or {}), decimal=decimal).fit(frame)
+        model = TableModel.fit(
+            codec.encode(frame),
+            codec.cardinalities,
+            settings,
+            seed=seed,
+            folder=folder,
+            resume=resume,
+            device=device,
+            progress=progress,
+        )
+        facts = {"rows": len(frame), "seed": seed, "settings": asdict(settings)}
+        return cls(codec, model, {**facts, **(about or {})})
+
+    def fill(
+        self,
+        frame: pd.DataFrame,
+        items: np.ndarray | None = None,
+        *,
+        seed: int = 0,
+        draws: int = 20,
+        columns: Sequence[str] | None = None,
+        first_row: int = 0,
+    ) -> Filling:
+        """Draw the missing cells of all rows.
+
+        Args:
+            items: (n,) int64 row keys; None takes them from the rows' content.
+            draws: how many.
+            columns: fill only these.
+            first_row: position of the first row in its file, for the row numbers of errors.
+
+        Raises:
+            InputError: columns that differ from those of training, cells that do not fit their column.
+        """
+        if draws < 1:
+            raise InputError("draws", "at least one draw is needed", "draws")
+        coded = self.codec.encode(frame, first_row=first_row)
+        where = self.codec.where(frame)
+        if columns is not None:
+            wanted = set(require_columns(self.codec, columns))
+            where &= np.array([str(label) in wanted for label in frame.columns], dtype=bool)
+        rows = np.flatnonzero(where.any(1))
+        items = content_keys(coded) if items is None else items
+        part = Coded(coded.numbers[rows], coded.codes[rows])
+        filled = self.model.fill(part, items[rows], seed=seed, draws=draws) if len(rows) else nothing(part, draws)
+        chosen = torch.from_numpy(items[rows].astype(np.int64))
+        keys = Keys(seed, chosen, torch.zeros_like(chosen))
+        return Filling(frame, where, self.codec, coded, rows, keys, filled)
+
+    def fill_in_pieces(
+        self,
+        frame: pd.DataFrame,
+        items: np.ndarray | None,
+        *,
+        draws: int = 20,
+        first_row: int = 0,
+        **options: Any,
+    ) -> Iterator[Filling]:
+        """The same in consecutive pieces whose draws fit in memory; at least one piece."""
+        size = self._rows_at_a_time(draws)
+        for start in range(0, max(len(frame), 1), size):
+            keys = None if items is None else items[start : start + size]
+            piece = frame.iloc[start : start + size]
+            yield self.fill(piece, keys, draws=draws, first_row=first_row + start, **options)
+
+    def pieces(self, rows: int, draws: int) -> int:
+        """How many pieces `fill_in_pieces` gives."""
+        return max(1, math.ceil(rows / self._rows_at_a_time(draws)))
+
+    def _rows_at_a_time(self, draws: int) -> int:
+        return max(256, BYTES_IN_MEMORY // (8 * draws * max(1, len(self.codec.columns_))))
+
+    def save(self, folder: Path, *, overwrite: bool = False) -> None:
+        """Write the model folder: safetensors, JSON and a sha256 manifest; no code."""
+        config, tensors = self.model.state()
+        facts = {"format": FORMAT, "codec": self.codec.to_dict(), "model": config, "about": self.about}
+        write_model(Path(folder), facts, tensors, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a model folder.
+
+        Raises:
+            InputError: not such a folder, damaged, or of a version that this one does not read.
+        """
+        config, tensors = read_model(Path(folder))
+        if config.get("format") != FORMAT:
+            raise InputError(
+                "model-format",
+                f"the folder holds {config.get('format', 'something else')!r}, this version reads {FORMAT!r}",
+                str(folder),
+                "train again with this version",
+            )
+        codec = TableCodec.from_dict(config["codec"])
+        return cls(codec, TableModel.from_state(config["model"], tensors), dict(config["about"]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        config, tensors = self.model.state()
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        return {"codec": self.codec.to_dict(), "model": config, "tensors": arrays, "about": self.about}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        tensors = {name: torch.from_numpy(array.copy()) for name, array in state["tensors"].items()}
+        object.__setattr__(self, "codec", TableCodec.from_dict(state["codec"]))
+        object.__setattr__(self, "model", TableModel.from_state(state["model"], tensors))
+        object.__setattr__(self, "about", state["about"])
+
+    @property
+    def warnings(self) -> list[Fault]:
+        """What the user should know about what it was trained on."""
+        found = []
+        rows = int(self.about.get("rows", 0))
+        if rows < 50:
+            found.append(
+                Fault(
+                    "few-rows",
+                    f"trained on {rows} rows: it can only memorise them, and intervals mean little",
+                    "training",
+                    "use more rows",
+                    "warning",
+                )
+            )
+        for name in self.empty_names:
+            what = "no cell is observed, so none is filled"
+            found.append(Fault("column-empty", what, f"column {name!r}", "", "warning"))
+        return found
+
+    @property
+    def empty_names(self) -> tuple[str, ...]:
+        """The columns that had no observed cell in training."""
+        return tuple(column.name for column in self.codec.columns_ if column.observed == 0)
