@@ -66,22 +66,25 @@ def plain(value: object) -> Any:
 
 
 class TimeLeft:
-    """Estimates the seconds left of a stage from its own pace so far."""
+    """Estimates the seconds left of a piece of work from its own pace so far.
+
+    The words for what is being done may change at every call; new work begins when the fraction falls.
+    """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self.now = now
-        self.begin("", 0.0)
+        self.stage = ""
+        self._begin(0.0)
 
-    def begin(self, stage: str, fraction: float) -> None:
-        self.stage, self.first, self.fraction, self.started = stage, fraction, fraction, self.now()
+    def _begin(self, fraction: float) -> None:
+        self.first, self.fraction, self.started = fraction, fraction, self.now()
 
-    def update(self, stage: str, fraction: float) -> bool:
-        """Note that `stage` stands at `fraction`; True if a new one began (another name, or it fell)."""
-        new = stage != self.stage or fraction < self.fraction
-        if new:
-            self.begin(stage, fraction)
-        self.fraction = fraction
-        return new
+    def update(self, stage: str, fraction: float) -> None:
+        """Note what is being done and how far the work is, 0 to 1."""
+        fraction = min(max(fraction, 0.0), 1.0)
+        if not self.stage or fraction < self.fraction:
+            self._begin(fraction)
+        self.stage, self.fraction = stage, fraction
 
     @property
     def elapsed(self) -> float:
@@ -100,10 +103,10 @@ class TimeLeft:
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """How far the work has come: call it with the stage and the fraction of it done, 0 to 1. Silent here.
+    """How far the work has come: call it with what is being done and the fraction done, 0 to 1. Silent here.
 
     Every function of Ebbtide that works for more than a few seconds takes one as `progress`; any callable
-    of (str, float) does.
+    of (str, float) does. The words may change at every call; a fraction that falls begins new work.
     """
 
     def __call__(self, stage: str, fraction: float) -> None:
@@ -131,21 +134,21 @@ class LineProgress(Progress):
         self.spoken = False
 
     def __call__(self, stage: str, fraction: float) -> None:
-        if stage != self.clock.stage or fraction < self.clock.fraction:
+        if fraction < self.clock.fraction:
             self.close()
-            self.next_line = self.quiet_for
-        self.clock.update(stage, min(max(fraction, 0.0), 1.0))
-        if self.clock.elapsed >= self.next_line and fraction < 1:
+        self.clock.update(stage, fraction)
+        if self.clock.fraction < 1 and self.clock.elapsed >= self.next_line:
             left = f", {self.clock}" if self.clock.left is not None else ""
             self._write(f"{stage}: {math.floor(100 * self.clock.fraction)} %{left}")
             self.next_line = self.clock.elapsed + min(max(self.clock.elapsed, 7.0), self.longest_silence)
             self.spoken = True
 
     def close(self) -> None:
-        """Say that the stage is done, if it was ever mentioned and did come to its end."""
+        """Say that the work is done, if it was ever mentioned and did come to its end."""
         if self.spoken and self.clock.fraction >= 1:
             self._write(f"{self.clock.stage}: done in {duration(self.clock.elapsed)}")
         self.spoken = False
+        self.next_line = self.quiet_for
 
     def _write(self, line: str) -> None:
         self.stream.write(line + "\n")
@@ -164,7 +167,7 @@ class BarProgress(Progress):
         if self.bar is None:
             self.bar = self._start()
             self.task = self.bar.add_task(stage, total=1.0, left="")
-        self.clock.update(stage, min(max(fraction, 0.0), 1.0))
+        self.clock.update(stage, fraction)
         self.bar.update(self.task, description=stage, completed=self.clock.fraction, left=str(self.clock))
 
     def close(self) -> None:

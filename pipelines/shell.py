@@ -82,9 +82,10 @@ def verb(to: typer.Typer) -> Callable[[V], V]:
     """
 
     def register(function: V) -> V:
-        own = [option for option in _options(function) if option.annotation not in GROUPS]
+        parameters = _options(function)
+        own = [option for option in parameters if option.annotation not in GROUPS]
         groups = {
-            option.name: GROUPS[option.annotation] for option in _options(function) if option not in own
+            option.name: GROUPS[option.annotation] for option in parameters if option.annotation in GROUPS
         }
 
         @functools.wraps(function)

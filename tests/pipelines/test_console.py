@@ -34,19 +34,22 @@ def test_duration(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
-def test_time_left_follows_the_pace_of_the_stage() -> None:
+def test_time_left_follows_the_pace_of_the_work() -> None:
     clock = Clock()
     left = TimeLeft(clock)
-    left.update("fit", 0.2)
+    clock.seconds = 100
+    left.update("step 1", 0.2)
     assert left.left is None
-    clock.seconds = 10
-    left.update("fit", 0.4)  # a fifth in 10 s, three fifths to go
+    clock.seconds = 110
+    left.update("step 2", 0.4)  # other words, the same work: a fifth in 10 s, three fifths to go
     assert left.left == pytest.approx(30)
-    left.update("fill", 0.0)
+    left.update("fill", 0.0)  # it fell: something new
     assert left.left is None
-    clock.seconds = 12
+    clock.seconds = 112
     left.update("fill", 0.5)
     assert left.left == pytest.approx(2)
+    left.update("fill", 7.0)
+    assert left.left == 0
 
 
 def test_lines_are_few_and_say_what_is_left() -> None:
@@ -54,10 +57,10 @@ def test_lines_are_few_and_say_what_is_left() -> None:
     with LineProgress(stream, clock) as progress:
         for second in range(1001):
             clock.seconds = second
-            progress("fit", second / 1000)
+            progress(f"fit, loss {1000 - second}", second / 1000)
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "fit: 0 %, 16 min 37 s left"
-    assert lines[-1] == "fit: done in 16 min 40 s"
+    assert lines[0] == "fit, loss 997: 0 %, 16 min 37 s left"
+    assert lines[-1] == "fit, loss 0: done in 16 min 40 s"
     assert 15 <= len(lines) <= 25
 
 
