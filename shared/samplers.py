@@ -229,7 +229,11 @@ class Churned(Heun):
 
     def step(self, denoiser: Denoiser, x_t: Tensor, step: Step, condition: Condition, keys: Keys) -> Tensor:
         gamma = min(self.churn / self.steps, math.sqrt(2) - 1)
-        if step.s is not None and self.low * step.alpha_t <= step.sigma_t <= self.high * step.alpha_t:
+        if (
+            gamma > 0
+            and step.s is not None
+            and self.low * step.alpha_t <= step.sigma_t <= self.high * step.alpha_t
+        ):
             raised = torch.as_tensor((1 + gamma) * step.sigma_t / step.alpha_t, dtype=torch.float64)
             t = denoiser.schedule.time(raised)
             alpha, sigma = (float(c) for c in denoiser.schedule(t))

@@ -75,7 +75,7 @@ class LinearVP(Schedule):
 
     beta_min: float = 0.1
     beta_max: float = 20.0
-    start: float = 1e-3
+    start: float = 5e-5
 
     def integral(self, u: Tensor) -> Tensor:
         """B(u)."""
@@ -102,6 +102,7 @@ class ScaledLinearVP(LinearVP):
 
     beta_min: float = 0.85
     beta_max: float = 12.0
+    start: float = 5e-6
 
     def _root(self) -> tuple[float, float]:
         low = math.sqrt(self.beta_min)
@@ -119,6 +120,8 @@ class ScaledLinearVP(LinearVP):
 @dataclass(frozen=True)
 class SubVP(LinearVP):
     r"""The sub-VP SDE (Song et al. 2021, eq. 29): alpha = exp(-B / 2), sigma = 1 - exp(-B)."""
+
+    start: float = 1e-2
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         integral = self.integral(self.start + (1 - self.start) * t)
@@ -143,7 +146,7 @@ class SigmoidVP(Schedule):
     low: float = -3.0
     high: float = 3.0
     temperature: float = 1.0
-    start: float = 1e-3
+    start: float = 1e-5
 
     def _ends(self) -> tuple[float, float]:
         first, last = (1 / (1 + math.exp(-end / self.temperature)) for end in (self.low, self.high))
@@ -407,10 +410,10 @@ def karras_grid(schedule: Schedule, steps: int, rho: float = 7.0, ceiling: float
     return times
 
 
-def log_snr_grid(schedule: Schedule, steps: int, floor: float = -6.0) -> Tensor:
-    """`steps` times, uniform in the log signal-to-noise ratio (Lu et al. 2022) above `floor`; the first is
-    t = 1 also where its log-SNR is lower: from there one step is as good as many."""
-    ends = schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).clamp(min=floor)
+def log_snr_grid(schedule: Schedule, steps: int, floor: float = -6.0, ceiling: float = 12.5) -> Tensor:
+    """`steps` times, uniform in the log signal-to-noise ratio (Lu et al. 2022) between `floor` and
+    `ceiling`; the first is t = 1 also where its log-SNR is lower: from there one step is as good as many."""
+    ends = schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).clamp(floor, ceiling)
     fraction = torch.linspace(0, 1, max(steps, 2), dtype=torch.float64)[:steps]
     times = schedule.time((-(ends[0] + fraction * (ends[1] - ends[0])) / 2).exp())
     times[0] = 1.0

@@ -127,7 +127,7 @@ def test_grids_fall_from_one_to_zero(grid, schedule, steps):
     assert times.dtype == torch.float64 and times.shape == (steps,)
     assert times[0] == 1.0
     assert (times.diff() < 0).all()
-    assert steps == 1 or times[-1].item() == pytest.approx(0.0, abs=1e-6)
+    assert steps == 1 or times[-1].item() == pytest.approx(0.0, abs=2e-3)
 
 
 def test_grids_are_uniform_in_what_they_say():
