@@ -22,8 +22,8 @@ from .outcome import Outcome, assemble, summary, tell
 from .preview import preview
 from .reading import SUFFIXES, TableSource, join, open_table
 
-CELLS_AT_A_TIME = 200_000
-"""Cells in a unit of work: what an interruption loses at most."""
+ROWS_AT_LEAST, CELLS_AT_A_TIME = 500, 200_000
+"""Rows and cells in a unit of work: what an interruption loses at most."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class TabularDomain:
         if self.options.key is not None and self.options.key not in source.columns:
             what = f"there is no column {self.options.key!r}"
             raise InputError("key-unknown", what, str(path), "name one of the table's columns")
-        per_unit = max(500, CELLS_AT_A_TIME // max(1, len(source.columns)))
+        per_unit = max(ROWS_AT_LEAST, CELLS_AT_A_TIME // max(1, len(source.columns)))
         if source.format == "excel":
             per_unit = max(per_unit, 1 << 20)  # a sheet is read from its beginning each time
         keys = self._keys(source, per_unit)
@@ -183,8 +183,20 @@ class TabularDomain:
         )
 
     def load(self, folder: Path) -> FittedTable:
-        """Read a model folder."""
-        return FittedTable.load(folder)
+        """Read a model folder.
+
+        Raises:
+            InputError: missing codes or kinds were given that differ from those it was trained with.
+        """
+        fitted = FittedTable.load(folder)
+        held = fitted.codec.missing
+        trained = {} if isinstance(held, Mapping) else {str(code) for code in held}
+        if self.options.missing and {str(code) for code in self.options.missing} != trained:
+            raise _differs("missing codes", "--missing", folder)
+        kinds = {column.name: column.kind for column in fitted.codec.columns_}
+        if any(kinds.get(name) != kind.partition(":")[0] for name, kind in self.options.kinds.items()):
+            raise _differs("kinds", "--kinds", folder)
+        return fitted
 
     def fill(
         self, fitted: FittedTable, survey: Survey, unit: Unit[pd.DataFrame], request: Request, folder: Path
@@ -231,6 +243,15 @@ class TabularDomain:
     def tell(self, counted: Mapping[str, Any]) -> list[str]:
         """The summary in plain words."""
         return tell(counted)
+
+
+def _differs(what: str, option: str, folder: Path) -> InputError:
+    return InputError(
+        "model-options",
+        f"other {what} than the model was trained with",
+        str(folder),
+        f"leave {option} away (the model remembers it), or train a new model",
+    )
 
 
 def regular(frames: Iterator[pd.DataFrame], rows: int) -> Iterator[pd.DataFrame]:

@@ -203,11 +203,12 @@ def category_panel(part: Any, seen: Seen) -> None:
     plain(axes)
 
 
-def shortened(text: str, most: int = 16) -> str:
-    """`text`, cut where it would push the picture aside.
+def shortened(text: str, most: int = 18) -> str:
+    """`text`, its middle left out where it would push the picture aside.
 
     Example:
         >>> shortened("Upper West Side South")
-        'Upper West Sid…'
+        'Upper Wes…de South'
     """
-    return text if len(text) <= most else text[: most - 2].rstrip() + "…"
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[len(text) - most + half + 1 :]}"

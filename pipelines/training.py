@@ -1,0 +1,128 @@
+"""`ebbtide train DATA -o MODEL`: learn from a data set and leave a model folder behind.
+
+Checkpoints lie in `MODEL.training` until the model is whole; a killed training goes on from there with `resume`,
+to the same weights as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..domains import Domain, Fitted
+from ..shared.errors import Fault, InputError
+from ..shared.files import explained, locked, refuse_existing, remove
+from .manifest import model_sha256, read_json, write_json
+
+Progress = Callable[[str, float], None]
+ROWS = 50_000
+"""Items that a model learns from at most, unless asked for more."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a training left behind.
+
+    Args:
+        folder: the model.
+        sha256: of the model's manifest, which names it.
+        about: what it says about itself.
+        warnings: what a user should know before trusting it.
+    """
+
+    folder: Path
+    sha256: str
+    about: Mapping[str, Any]
+    warnings: tuple[Fault, ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """What was done, in plain words."""
+        rows = self.about.get("rows", self.about.get("items", 0))
+        return [f"Trained on {rows:,} rows of {self.about.get('data', 'the data')}.", f"Wrote {self.folder}"]
+
+
+def train(
+    data: Path | str,
+    out: Path | str,
+    *,
+    domain: Domain[Any, Any],
+    seed: int = 0,
+    rows: int = ROWS,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> TrainedModel:
+    """Train a model and save it.
+
+    Args:
+        data: what to learn from.
+        out: the model folder to make.
+        domain: what kind of data it is, with its options (and the plan's).
+        seed: same seed, same model.
+        rows: how many items to learn from at most.
+        device: auto, cpu or cuda.
+        resume: go on with a training that was stopped.
+        overwrite: replace a model, and throw away a stopped training.
+        options: what the domain was told, to recognise a stopped training of the same.
+        progress: called with the stage and the fraction of it done.
+
+    Raises:
+        InputError: bad data; a model that exists; a stopped training that is not to be resumed, or is another.
+    """
+    data, out = Path(data), Path(out)
+    refuse_existing(out, overwrite)
+    with locked(out):
+        survey = domain.survey(data, progress)
+        checkpoints = out.with_name(out.name + ".training")
+        run = {"data": survey.sha256, "seed": seed, "rows": rows, "options": _plain(options or {})}
+        going_on = _begin(checkpoints, run, resume, overwrite)
+        fitted: Fitted = domain.fit(
+            domain.sample(data, survey, rows, seed, progress),
+            seed=seed,
+            about={"data": data.name, "data_sha256": survey.sha256, "items": survey.items},
+            survey=survey,
+            folder=checkpoints / "checkpoints",
+            resume=going_on,
+            device=device,
+            progress=progress,
+        )
+        fitted.save(out, overwrite=overwrite)
+        remove(checkpoints)
+    return TrainedModel(out, model_sha256(out), fitted.about, (*survey.faults, *fitted.warnings))
+
+
+def _begin(checkpoints: Path, run: Mapping[str, Any], resume: bool, overwrite: bool) -> bool:
+    """Whether a stopped training of the same run goes on; else the folder is made anew."""
+    noted = checkpoints / "run.json"
+    if noted.is_file():
+        if resume:
+            if read_json(noted) == run:
+                return (checkpoints / "checkpoints").is_dir()
+            raise InputError(
+                "resume-differs",
+                "the training that was stopped here had other data, rows, seed or options",
+                str(checkpoints),
+                "repeat its command, or pass --overwrite to begin anew",
+            )
+        if not overwrite:
+            raise InputError(
+                "unfinished-training",
+                "a training was stopped here",
+                str(checkpoints),
+                "pass --resume to go on with it, or --overwrite to begin anew",
+            )
+    with explained(checkpoints):
+        remove(checkpoints)
+        checkpoints.mkdir(parents=True)
+    write_json(noted, run)
+    return False
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they will be when read from JSON."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
