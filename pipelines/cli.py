@@ -11,13 +11,15 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from .console import Console
-from .shell import TERMINATED, attempt, verb_fault
+from .shell import TERMINATED, Run, attempt, group, verb, verb_fault
 
 app = typer.Typer(
     name="ebbtide",
@@ -46,6 +48,148 @@ def root(
     ] = False,
 ) -> None:
     """Generate and complete data by reverse diffusion."""
+
+
+@dataclass(frozen=True)
+class TableWords:
+    """What was said about a table, as it was typed: parameters of `options.domain_for`."""
+
+    missing: str | None
+    kinds: Sequence[str]
+    key: str | None
+    header: bool | None
+    delimiter: str | None
+    encoding: str | None
+    decimal: str | None
+    sheet: str | None
+
+
+Text = str | None
+
+
+@group
+def _table(
+    *,
+    missing: Annotated[Text, typer.Option(metavar="CODES", help='Mean "missing": "?,-999".')] = None,
+    kinds: Annotated[Sequence[str], typer.Option(metavar="COLUMN=KIND", help="Where seen wrongly.")] = (),
+    key: Annotated[Text, typer.Option(metavar="COLUMN", help="Names the rows, in any order.")] = None,
+    header: Annotated[bool | None, typer.Option(help="Whether line 1 names columns.")] = None,
+    delimiter: Annotated[Text, typer.Option(metavar="SIGN", help="Between the cells of a CSV.")] = None,
+    encoding: Annotated[Text, typer.Option(metavar="NAME", help="Of a CSV's text.")] = None,
+    decimal: Annotated[Text, typer.Option(metavar="SIGN", help="Decimal sign of a CSV.")] = None,
+    sheet: Annotated[Text, typer.Option(metavar="NAME", help="Of an Excel file.")] = None,
+) -> TableWords:
+    """The options that say how to read a table; None means as seen in the file."""
+    return TableWords(missing, tuple(kinds), key, header, delimiter, encoding, decimal, sheet)
+
+
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="A table: CSV, TSV, Parquet or Excel.")]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="A new folder for the results.")]
+Rows = Annotated[int, typer.Option(metavar="N", min=1, help="Rows to learn from, at most.")]
+Statistic = Literal["mean", "median", "mode", "sample"]
+
+
+@verb(app)
+def impute(
+    data: Data,
+    run: Run,
+    table: TableWords,
+    *,
+    output: Output,
+    model: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="Trained before; else one is now.")
+    ] = None,
+    draws: Annotated[int, typer.Option(metavar="N", help="How many times a cell is drawn.")] = 20,
+    all_draws: Annotated[int, typer.Option(metavar="N", help="Completed tables to write.")] = 0,
+    statistic: Annotated[
+        Statistic, typer.Option(metavar="NAME", help="mean, median, mode or sample.")
+    ] = "mean",
+    columns: Annotated[Text, typer.Option(metavar="NAMES", help='Fill only these: "age,sex".')] = None,
+    rows: Rows = 50_000,
+    shard: Annotated[Text, typer.Option(metavar="I/N", help="Do the I-th of N parts.")] = None,
+) -> None:
+    """Fill in what is missing, and say what was filled and how surely."""
+    from .imputing import impute_file
+    from .options import domain_for, parse_shard
+
+    domain, told = domain_for(data, columns=columns, **vars(table))
+    with run.console.progress() as progress:
+        done = impute_file(
+            data,
+            output,
+            domain=domain,
+            model=model,
+            draws=draws,
+            all_draws=all_draws,
+            statistic=statistic,
+            seed=run.seed,
+            shard=parse_shard(shard),
+            rows=rows,
+            device=run.device,
+            overwrite=run.overwrite,
+            options=told,
+            progress=progress,
+        )
+    run.console.warn(*done.warnings)
+    run.console.result({"verb": "impute", **vars(done)}, *done.lines)
+
+
+@verb(app)
+def check(data: Data, run: Run, table: TableWords) -> int:
+    """List everything that is wrong with a table, or may be. Exit code 2: something must be mended."""
+    from .checking import check
+    from .options import domain_for
+
+    domain, _ = domain_for(data, **vars(table))
+    found = check(data, domain=domain)
+    run.console.result({"verb": "check", "ok": found.exit_code == 0, **found.facts}, *found.lines)
+    return found.exit_code
+
+
+@verb(app)
+def train(
+    data: Data,
+    run: Run,
+    table: TableWords,
+    *,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="MODEL", help="The model folder to make.")
+    ],
+    rows: Rows = 50_000,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
+) -> None:
+    """Learn from a table, and leave a model that fills others like it."""
+    from .options import domain_for
+    from .training import train
+
+    domain, told = domain_for(data, **vars(table))
+    with run.console.progress() as progress:
+        done = train(
+            data,
+            output,
+            domain=domain,
+            seed=run.seed,
+            rows=rows,
+            device=run.device,
+            resume=resume,
+            overwrite=run.overwrite,
+            options=told,
+            progress=progress,
+        )
+    run.console.warn(*done.warnings)
+    run.console.result({"verb": "train", **vars(done)}, *done.lines)
+
+
+@verb(app)
+def info(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder.")],
+    run: Run,
+) -> None:
+    """Say what a model is, what it was trained on, and what it can do."""
+    from .inspecting import info
+
+    found = info(model)
+    run.console.result({"verb": "info", **found.facts}, *found.lines)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -60,8 +60,8 @@ def group(factory: Callable[..., G]) -> Callable[..., G]:
 @group
 def _common(
     *,
-    seed: Annotated[int, typer.Option(help="Same seed, same answer.", min=0)] = 0,
-    device: Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU if any.")] = "auto",
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Same seed, same answer.")] = 0,
+    device: Annotated[Device, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace output that exists.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no remarks.")] = False,
@@ -96,7 +96,8 @@ def verb(to: typer.Typer) -> Callable[[V], V]:
             }
             return function(**given, **made)
 
-        shared = [option for factory in groups.values() for option in _options(factory)]
+        last = sorted(groups.values(), key=lambda factory: factory is _common)
+        shared = [option for factory in last for option in _options(factory)]
         keyword = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in [*own, *shared]]
         vars(command)["__signature__"] = inspect.Signature(keyword)
         to.command()(command)
