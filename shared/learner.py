@@ -92,7 +92,8 @@ class Learner:
     def order(self, epoch: int) -> Tensor:
         """(n,): the order in which an epoch visits the examples."""
         n = len(self.examples)
-        block = max(1, _ORDERED_AT_ONCE // n)  # epochs ordered in one call: small data sets have many
+        # Epochs ordered in one call: small data sets have many.
+        block = max(1, min(64, _ORDERED_AT_ONCE // n))
         first = epoch // block * block
         if self._order is None or self._order[0] != first:
             epochs = torch.arange(first, first + block)
@@ -205,7 +206,7 @@ class Learner:
         self.average.update(self.step)
         self._losses.append(loss)
         if self.step % self.settings.validate_every == 0 or self.step == self.settings.steps:
-            self._note()
+            self.note()
         self.whole = True
 
     def _diverged(self, what: str) -> Diverged:
@@ -216,8 +217,10 @@ class Learner:
             "lower the learning rate, lengthen the warm-up, or use precision fp32",
         )
 
-    def _note(self) -> None:
-        """A row of the history; the best average so far is remembered."""
+    def note(self) -> None:
+        """A row of the history since the last one; the best average so far is remembered."""
+        if not self._losses:
+            return
         held_out = None if self.held_out is None else self.validate()
         if held_out is not None and not math.isfinite(held_out):
             raise self._diverged("held-out loss")

@@ -195,6 +195,10 @@ class _Run:
         now = time.monotonic()
         if settings.time_limit is not None and now - self._begun > settings.time_limit:
             self.out_of_time = True
+            learner.note()  # so that the last steps have a row and are judged
+            learner.events.append(
+                {"step": learner.step, "event": f"stopped at {settings.time_limit} seconds"}
+            )
         if learner.step % settings.checkpoint_every == 0:
             self.save()
         if self.progress is not None and (now - self._told > 0.2 or self.ending is not None):
@@ -226,20 +230,18 @@ class _Run:
         from .curves import draw_history
 
         learner = self.learner
-        if self.folder is None or not learner.history:
+        if self.folder is None:
             return
         told = {"rows": learner.history, "events": learner.events, "ending": self.ending}
         with replace_atomically(self.folder / "history.json") as path:
             path.write_text(json.dumps(told, indent=1))
-        with replace_atomically(self.folder / "progress.png") as path:
-            path.write_bytes(draw_history(learner.history, learner.best))
+        if learner.history:
+            with replace_atomically(self.folder / "progress.png") as path:
+                path.write_bytes(draw_history(learner.history, learner.best))
         self._drawn = time.monotonic()
 
     def close(self) -> int:
         """Save what is not saved, and put the averaged weights into the denoiser."""
-        if self.out_of_time and self._saved != self.learner.step:
-            limit = self.learner.settings.time_limit
-            self.learner.events.append({"step": self.learner.step, "event": f"stopped at {limit} seconds"})
         try:
             self.save()
             self._report()
