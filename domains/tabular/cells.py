@@ -26,6 +26,8 @@ THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+")
 """Text that a decimal comma and a thousands separator explain equally well: 1,234."""
 CODED = re.compile(r"[+-]?0\d+")
 """Whole digits that begin with a zero: a code (00123), whose zeros a number would lose."""
+PLAIN = frozenset("0123456789+-.,eE")
+"""Characters of plain numbers."""
 MISSING_CODES = frozenset(
     [
         "?",
@@ -129,6 +131,8 @@ def spelling(texts: Sequence[str], decimal: str) -> Spelling:
 
 def to_numbers(texts: Series, decimal: str) -> np.ndarray:
     """(n,) float64 of text cells; NaN where a text is not a number. "nan" and "inf" are text, not numbers."""
+    if (quick := _quick_numbers(texts.tolist(), decimal)) is not None:
+        return quick
     stripped = texts.str.strip()
     pattern = (COMMA_NUMBER if decimal == "," else NUMBER).pattern
     good = stripped.str.fullmatch(pattern, na=False).to_numpy(dtype=bool)
@@ -137,6 +141,19 @@ def to_numbers(texts: Series, decimal: str) -> np.ndarray:
         cells = stripped[good].str.replace(",", ".", regex=False) if decimal == "," else stripped[good]
         out[good] = cells.astype(object).to_numpy().astype(np.float64)
     return out
+
+
+def _quick_numbers(texts: list[str], decimal: str) -> np.ndarray | None:
+    """The same for cells that are empty or made of the characters of numbers alone, as nearly all are."""
+    used = set("".join(texts))
+    if not used <= PLAIN or (decimal == "," and "." in used) or (decimal == "." and "," in used):
+        return None
+    if decimal == ",":
+        texts = [text.replace(",", ".") for text in texts]
+    try:
+        return np.array([float(text) if text else np.nan for text in texts], dtype=np.float64)
+    except ValueError:
+        return None
 
 
 def count_decimals(values: np.ndarray, limit: int = 8) -> int | None:

@@ -135,16 +135,14 @@ def refuse_duplicate_names(names: Sequence[str], where: str) -> None:
 
 
 def _encoding(path: Path, notes: list[str]) -> str:
-    """ "utf-8" when the file is; Windows-1252 when it is Western European text; else refused."""
-    high = letters = 0
+    """"utf-8" when the file is; Windows-1252 when it is Western European text; else refused."""
     decoder = codecs.getincrementaldecoder("utf-8")("strict")
-    good, seen = True, 0
+    high, seen, good = b"", 0, True
     with path.open("rb") as file:
         while seen < SCANNED_BYTES and (block := file.read(1 << 20)):
-            if not seen:
-                for mark, name in BOMS:
-                    if block.startswith(mark):
-                        return name
+            for mark, name in BOMS:
+                if not seen and block.startswith(mark):
+                    return name
             if b"\0" in block:
                 raise InputError(
                     "nul-byte",
@@ -152,21 +150,16 @@ def _encoding(path: Path, notes: list[str]) -> str:
                     f"{path}, byte {seen + block.index(0) + 1}",
                     "the file is damaged or UTF-16: name the encoding (--encoding utf-16)",
                 )
-            if good:
-                try:
-                    decoder.decode(block)
-                except UnicodeDecodeError:
-                    good = False
-            rest = block.translate(None, bytes(range(128)))
-            high += len(rest)
-            letters += sum(map(block.count, (b"a", b"e", b"i", b"n", b"r", b"s", b"t", b"o")))
-            if not good and any(b in UNDEFINED_1252 for b in rest):
-                letters = -1
-                break
+            try:
+                decoder.decode(block)
+            except UnicodeDecodeError:
+                good = False
+                decoder.reset()
+            high += b" ".join(re.findall(rb"[\x80-\xff]+", block)) + b" "
             seen += len(block)
     if good:
         return "utf-8"
-    if letters < 0 or high > 0.5 * letters:
+    if not _western(high):
         raise InputError(
             "encoding-unclear",
             "the file is not UTF-8, and its encoding cannot be told",
@@ -175,6 +168,15 @@ def _encoding(path: Path, notes: list[str]) -> str:
         )
     notes.append("the file is not UTF-8 and was read as Windows-1252 (Western European)")
     return "cp1252"
+
+
+def _western(runs: bytes) -> bool:
+    """Whether runs of bytes beyond ASCII look like the accents of Western Europe: short, and not UTF-8."""
+    total = len(runs.replace(b" ", b""))
+    long = sum(map(len, re.findall(rb"[\x80-\xff]{3,}", runs)))
+    utf8 = sum(map(len, re.findall(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}", runs)))
+    undefined = any(byte in UNDEFINED_1252 for byte in runs)
+    return not undefined and long <= 0.2 * total and utf8 <= 0.5 * total
 
 
 def _head(path: Path, encoding: str) -> tuple[str, bool]:
@@ -212,7 +214,8 @@ def _delimiter(text: str, whole: bool, path: Path, notes: list[str]) -> str:
         counts = Counter(map(len, rows))
         most = max((n for n in counts if n > 1), key=lambda n: counts[n], default=0)
         share[d] = counts[most] / len(rows) if most and len(rows[0]) > 1 else 0.0
-    good = [d for d in DELIMITERS if share[d] >= 0.8]
+    likely = [d for d in DELIMITERS if share[d] >= 0.5]
+    good = likely if len(likely) == 1 else [d for d in DELIMITERS if share[d] >= 0.8]
     if len(good) > 1 and "," in good:
         # 1,5;2,5 is split evenly by both: a comma inside cells that are numbers is a decimal comma
         others = [d for d in good if d != ","]

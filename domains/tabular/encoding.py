@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def blank(series: Series) -> np.ndarray:
-    return series.isna().to_numpy(dtype=bool) | (series.astype(object).str.strip() == "").to_numpy(dtype=bool)
+    """(n,) bool: cells that are missing or hold nothing but blanks."""
+    values = series.astype(object).tolist()
+    return np.fromiter((not isinstance(v, str) or not v or v.isspace() for v in values), bool, len(values))
 
 
 def encode_numbers(series: Series, gone: np.ndarray, column: Column, first_row: int) -> np.ndarray:
@@ -27,7 +29,7 @@ def encode_numbers(series: Series, gone: np.ndarray, column: Column, first_row: 
     if gone.all():
         return np.full(len(series), np.nan)
     if held == "text":
-        values, bad = _parse(series, gone, column)
+        values, bad = parse(series, gone, column)
     elif held == ("number" if column.kind in ("number", "integer") else column.kind):
         values, bad = columns.as_floats(series, gone, held), gone & False
     else:
@@ -47,17 +49,18 @@ def encode_numbers(series: Series, gone: np.ndarray, column: Column, first_row: 
     return values
 
 
-def _parse(series: Series, gone: np.ndarray, column: Column) -> tuple[np.ndarray, np.ndarray]:
+def parse(series: Series, gone: np.ndarray, column: Column) -> tuple[np.ndarray, np.ndarray]:
     """Values of text cells, and which cells are neither missing nor readable."""
-    empty = gone | blank(series)
-    texts = series.astype(object).where(~empty, "")
+    texts = series.astype(object).where(~gone, "")
     if column.kind == "datetime":
         values = cells.to_seconds(texts, column.form or "%Y-%m-%d", column.suffix)
     elif column.kind == "duration":
         values = np.array([cells.duration_seconds(t.strip()) for t in texts], dtype=np.float64)
     else:
         values = cells.to_numbers(texts, column.spelling.decimal if column.spelling else ".")
-    return values, np.isnan(values) & ~empty
+    bad = np.isnan(values) & ~gone
+    bad[bad] = ~blank(texts[bad])
+    return values, bad
 
 
 def key(value: Any) -> tuple[str, Hashable]:

@@ -26,10 +26,10 @@ import pyarrow as pa
 
 from ...shared.errors import EbbtideError, InputError
 from ...shared.files import refuse_existing, replace_atomically
-from .columns import Column, missing
+from .columns import Column, missing, storage_of
 from .dialects import Dialect
-from .encoding import encode_numbers
-from .reading import SUFFIXES, TableSource
+from .encoding import parse
+from .reading import NO_HEADER, SUFFIXES, TableSource
 
 if TYPE_CHECKING:
     from .cells import Series
@@ -134,10 +134,11 @@ def typed(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
     for j, label in enumerate(frame.columns):
         column = known.get(label)
         series = frame.iloc[:, j]
-        if column is None or column.storage != "text" or not column.modelled:
+        held, _ = storage_of(series)
+        if column is None or held != "text" or column.storage != "text" or not column.modelled:
             continue
         if column.is_number:
-            values = encode_numbers(series, missing(series), column, 0)
+            values, _ = parse(series, missing(series), column)  # encode has refused all but missing codes
             out.isetitem(j, pd.Series(_native(values, column), index=frame.index))
         elif column.kind == "boolean":
             truth = {level: bool(k) for k, level in enumerate(column.levels)}
@@ -293,6 +294,7 @@ class ParquetWriter:
         self.neutralised = 0
         self._path, self._schema, self._columns, self._compression = path, schema, columns, compression
         self._metadata = {k.encode(): v.encode() for k, v in metadata.items()}
+        self._retype = schema is None
         self._file: Any = None
         self._waiting: list[Any] = []
 
@@ -300,7 +302,7 @@ class ParquetWriter:
         """Append rows."""
         import pyarrow.parquet as pq
 
-        if self._schema is None:
+        if self._retype:
             frame = typed(frame, self._columns)
         if self._file is None:
             schema = self._schema
@@ -350,7 +352,8 @@ class ExcelWriter:
         self.neutralised = 0
         self._path, self._columns = path, columns
         self._text = source is not None and source.dialect is not None
-        self._header = source is None or not any("no header" in note for note in source.notes)
+        bare = source is not None and source.format == "excel" and NO_HEADER in source.notes
+        self._header = not bare
         self._book = openpyxl.Workbook(write_only=True)
         self._sheet = self._book.create_sheet(source.sheet if source and source.sheet else "Sheet1")
         self._cell: Callable[..., Any] = WriteOnlyCell
