@@ -1,0 +1,283 @@
+r"""Smaller spaces to diffuse in: lossless Haar packing, and a learned autoencoder.
+
+Packing (one level of the Haar wavelet transform on each axis) turns (C, *S) into (2^n C, *S / 2) without
+losing anything: fewer positions, more channels, a shorter network pass. The autoencoder is for grids where
+that is not enough.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .data import like
+
+
+def _fill_up(x: Tensor, factor: int) -> Tensor:
+    """Repeat the last entry of each spatial axis until `factor` divides it (any dtype, any rank)."""
+    for axis in range(2, x.ndim):
+        n = x.shape[axis]
+        if n % factor:
+            x = x.index_select(axis, torch.arange(n + -n % factor, device=x.device).clamp(max=n - 1))
+    return x
+
+
+def _split(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Low and high band along one axis: orthonormal for real numbers, and for whole numbers the lifting
+    steps of the S-transform, which lose no bit (Calderbank et al. 1998, "Wavelet transforms that map
+    integers to integers")."""
+    a, b = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
+    if x.is_floating_point():
+        return (a + b) * math.sqrt(0.5), (a - b) * math.sqrt(0.5)
+    high = a - b
+    return b + (high >> 1), high
+
+
+def _join(low: Tensor, high: Tensor, axis: int) -> Tensor:
+    """The inverse of `_split`."""
+    if low.is_floating_point():
+        a, b = (low + high) * math.sqrt(0.5), (low - high) * math.sqrt(0.5)
+    else:
+        b = low - (high >> 1)
+        a = b + high
+    return torch.stack([a, b], axis + 1).flatten(axis, axis + 1)
+
+
+def haar_pack(x: Tensor, levels: int = 1) -> Tensor:
+    """Haar wavelet packets: (B, C, *S) -> (B, C 2^(n levels), *ceil(S / 2^levels)), n spatial axes.
+
+    Real numbers: orthonormal, so white noise stays white and a norm stays a norm, where sizes divide (an
+    odd size is filled up by repeating its last entry). Whole numbers: returned in int32 (int64 from 32 bits
+    up), and the inverse gives back every bit. The 2^n bands of a channel are neighbours, the mean first.
+    """
+    if not x.is_floating_point():
+        x = x.to(torch.int64 if x.dtype.itemsize >= 4 else torch.int32)
+    x = _fill_up(x, 2**levels)
+    for _ in range(levels):
+        bands = x.unsqueeze(2)
+        for axis in range(3, bands.ndim):
+            bands = torch.cat(_split(bands, axis), 2)
+        x = bands.flatten(1, 2)
+    return x
+
+
+def haar_unpack(x: Tensor, size: Sequence[int], levels: int = 1, dtype: torch.dtype | None = None) -> Tensor:
+    """The inverse of `haar_pack`, cropped to the spatial `size`, as `dtype` (that of x when None)."""
+    for _ in range(levels):
+        bands = x.unflatten(1, (-1, 2 ** (x.ndim - 2)))
+        for axis in reversed(range(3, bands.ndim)):
+            low, high = bands.chunk(2, 2)
+            bands = _join(low, high, axis)
+        x = bands.squeeze(2)
+    return x[(..., *(slice(n) for n in size))].to(dtype or x.dtype)
+
+
+def haar_known(observed: Tensor, levels: int = 1) -> Tensor:
+    """bool, shaped like the packed: coefficients whose block was observed whole, and so are known."""
+    blocks = _fill_up(observed, 2**levels)
+    for axis in range(2, observed.ndim):
+        blocks = blocks.unflatten(axis, (-1, 2**levels)).all(axis + 1)
+    return blocks.repeat_interleave(2 ** ((observed.ndim - 2) * levels), 1)
+
+
+# --- the autoencoder ----------------------------------------------------------------------------
+
+
+def tiled(decode: Callable[[Tensor], Tensor], z: Tensor, tile: int, overlap: int, factor: int) -> Tensor:
+    """Decode in overlapping tiles, blended by weights that rise linearly from their edges: bounded memory.
+
+    Args:
+        decode: (B, C, *s) -> (B, C', *(factor s)).
+        z: (B, C, *S).
+        tile, overlap: edge of a tile, and what neighbours share, in positions of z.
+        factor: how many output positions one of z becomes, along each axis.
+
+    Returns:
+        (B, C', *(factor S)). Exact where `decode` acts on each position alone; elsewhere the seams differ
+        from whole decoding by what lies beyond the overlap, and by statistics taken over a tile.
+    """
+    if not 0 <= overlap < tile:
+        raise ValueError(f"overlap {overlap}: expected at least 0 and less than the tile, {tile}")
+
+    def starts(n: int) -> list[int]:
+        return sorted({min(s, max(n - tile, 0)) for s in range(0, max(n - overlap, 1), tile - overlap)})
+
+    total: Tensor | None = None
+    for corner in product(*(starts(n) for n in z.shape[2:])):
+        part = decode(z[(..., *(slice(s, s + tile) for s in corner))])
+        if total is None:
+            total = part.new_zeros(*part.shape[:2], *(factor * n for n in z.shape[2:]))
+            weights = part.new_zeros(total.shape[2:])
+        weight = part.new_ones(part.shape[2:])
+        for axis, n in enumerate(part.shape[2:]):
+            place = torch.arange(n, device=part.device)
+            ramp = torch.minimum(place + 1, n - place).clamp(max=overlap * factor + 1).to(part.dtype)
+            weight = weight * ramp.reshape(-1, *(1,) * (part.ndim - 3 - axis))
+        where = (
+            ...,
+            *(slice(factor * s, factor * s + n) for s, n in zip(corner, part.shape[2:], strict=True)),
+        )
+        total[where] += part * weight
+        weights[where] += weight
+    assert total is not None
+    return total / weights
+
+
+class Autoencoder(nn.Module):
+    """MONAI's AutoencoderKL, whose latents are brought to zero mean and unit variance channel by channel.
+
+    Args:
+        ndim: spatial dimensions.
+        channels: of the data.
+        latent: channels of the latents.
+        widths: channels of each level; each level but the first halves the size.
+        blocks: residual blocks a level.
+    """
+
+    def __init__(
+        self, ndim: int, channels: int, latent: int = 4, widths: Sequence[int] = (32, 64, 64), blocks: int = 1
+    ) -> None:
+        super().__init__()
+        from monai.networks.nets.autoencoderkl import AutoencoderKL  # takes seconds, and only latents need it
+
+        self.ndim, self.channels, self.factor = ndim, channels, 2 ** (len(widths) - 1)
+        self.network = AutoencoderKL(
+            spatial_dims=ndim,
+            in_channels=channels,
+            out_channels=channels,
+            num_res_blocks=blocks,
+            channels=tuple(widths),
+            attention_levels=(False,) * len(widths),
+            latent_channels=latent,
+            norm_num_groups=next(
+                g for g in range(min(32, min(widths)), 0, -1) if not any(w % g for w in widths)
+            ),
+            with_encoder_nonlocal_attn=False,
+            with_decoder_nonlocal_attn=False,
+        )
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.zeros(latent))
+        self.register_buffer("std", torch.ones(latent))
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the posterior of the latents, before scaling."""
+        mean, std = self.network.encode(_fill_up(x, self.factor))
+        return mean, std
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x (B, C, *S) -> (B, latent, *ceil(S / factor)), zero mean and unit variance after `fit_scale`."""
+        mean, std = (like(c[None], x) for c in (self.mean, self.std))
+        return (self.moments(x)[0] - mean) / std
+
+    def decode(self, z: Tensor, size: Sequence[int], tile: int | None = None, overlap: int = 4) -> Tensor:
+        """z -> (B, C, *size); with `tile`, in tiles of so many latent positions (`tiled`)."""
+        raw = z * like(self.std[None], z) + like(self.mean[None], z)
+        x = (
+            self.network.decode(raw)
+            if tile is None
+            else tiled(self.network.decode, raw, tile, overlap, self.factor)
+        )
+        return x[(..., *(slice(n) for n in size))]  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def fit_scale(self, batches: Iterable[Tensor]) -> None:
+        """Measure mean and standard deviation of each latent channel over `batches` (at least one)."""
+        count, total, squares = 0, torch.zeros(()), torch.zeros(())
+        for x in batches:
+            z = self.moments(x)[0].double().transpose(0, 1).flatten(1)
+            count, total, squares = count + z.shape[1], total + z.sum(1), squares + z.square().sum(1)
+        if not count:
+            raise ValueError("fit_scale needs at least one batch")
+        mean = total / count
+        self.mean.copy_(mean)
+        self.std.copy_((squares / count - mean**2).clamp(min=1e-12).sqrt())
+
+
+@dataclass(frozen=True)
+class AutoencoderSettings:
+    """How an autoencoder is trained.
+
+    Args:
+        steps, learning_rate: of Adam.
+        kl: weight of the divergence from N(0, 1), per latent number, beside the mean absolute error; it keeps
+            the latents smooth, and small values are usual because decoding matters more.
+        adversarial: weight of a patch discriminator's least-squares loss (0: none), from half-way on. It
+            sharpens texture; it also invents it.
+        seed: of the latent noise.
+    """
+
+    steps: int = 1000
+    learning_rate: float = 3e-4
+    kl: float = 1e-6
+    adversarial: float = 0.0
+    seed: int = 0
+
+
+def train_autoencoder(
+    autoencoder: Autoencoder, batches: Iterable[Tensor], settings: AutoencoderSettings = AutoencoderSettings()
+) -> list[dict[str, float]]:
+    """Train on `batches` (gone through again and again), then measure the latent scale on one pass.
+
+    Returns:
+        What each step cost: reconstruction, kl, and with an adversary fooled (its score of reconstructions,
+        1 when taken for real) and judged (its own loss).
+    """
+    optimiser = torch.optim.Adam(autoencoder.parameters(), settings.learning_rate)
+    adversary = _Adversary(autoencoder, settings) if settings.adversarial else None
+    generator = torch.Generator().manual_seed(settings.seed)
+    history = []
+    for index, x in enumerate(islice(_again(batches), settings.steps)):
+        mean, std = autoencoder.moments(x)
+        eps = torch.randn(mean.shape, generator=generator).to(mean)
+        made = autoencoder.network.decode(mean + std * eps)[(..., *(slice(n) for n in x.shape[2:]))]
+        reconstruction = F.l1_loss(made, x)
+        kl = 0.5 * (mean**2 + std**2 - 2 * std.clamp(min=1e-12).log() - 1).mean()
+        loss = reconstruction + settings.kl * kl
+        costs = {"reconstruction": reconstruction.item(), "kl": kl.item()}
+        if adversary is not None and 2 * index >= settings.steps:
+            fooled = adversary.score(made)
+            loss = loss + settings.adversarial * ((fooled - 1) ** 2).mean()
+            costs |= {"fooled": fooled.mean().item()}
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        if "fooled" in costs and adversary is not None:
+            costs["judged"] = adversary.learn(x, made.detach())
+        history.append(costs)
+    autoencoder.fit_scale(batches)
+    return history
+
+
+class _Adversary:
+    """A discriminator of patches that learns to tell data (1) from reconstructions (0)."""
+
+    def __init__(self, autoencoder: Autoencoder, settings: AutoencoderSettings) -> None:
+        from monai.networks.nets.patchgan_discriminator import PatchDiscriminator
+
+        self.network = PatchDiscriminator(
+            spatial_dims=autoencoder.ndim, channels=16, in_channels=autoencoder.channels, num_layers_d=2
+        ).to(next(autoencoder.parameters()))
+        self.optimiser = torch.optim.Adam(self.network.parameters(), settings.learning_rate)
+
+    def score(self, x: Tensor) -> Tensor:
+        """How real each patch looks: about 0 for no, 1 for yes."""
+        return self.network(x)[-1]  # type: ignore[no-any-return]
+
+    def learn(self, real: Tensor, made: Tensor) -> float:
+        loss = 0.5 * (((self.score(real) - 1) ** 2).mean() + (self.score(made) ** 2).mean())
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        return loss.item()
+
+
+def _again(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    while True:
+        yield from batches
