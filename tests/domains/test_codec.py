@@ -76,16 +76,22 @@ MAKERS: dict[str, Maker] = {
     "date text": lambda g, n: _objects(_with_gaps(g, [d.strftime("%Y-%m-%d") for d in _days(g, n)])),
     "codes": lambda g, n: _objects([f"{v:05d}" for v in g.integers(0, 99999, n)]),
     "sentences": lambda g, n: _objects([" ".join(_pick(g, 9, ["so", "it", "goes", "on"])) for _ in range(n)]),
-    "mixed": lambda g, n: _objects(_pick(g, n, [1, 1.0, True, "1", b"1", ("a", 1), None, "", dt.date(2020, 1, 1)])),
+    "mixed": lambda g, n: _objects(
+        _pick(g, n, [1, 1.0, True, "1", b"1", ("a", 1), None, "", dt.date(2020, 1, 1)])
+    ),
     "unhashable": lambda g, n: _objects(_pick(g, n, [[1], {"a": 2}, None])),
     "tuples": lambda g, n: _objects(_pick(g, n, [(1, 2), (3,), ()])),
     "bytes": lambda g, n: _objects(_with_gaps(g, _pick(g, n, [b"a", b"\xff", b""]))),
-    "decimals": lambda g, n: _objects(_with_gaps(g, [Decimal(int(v)) / 100 for v in g.integers(-500, 500, n)])),
+    "decimals": lambda g, n: _objects(
+        _with_gaps(g, [Decimal(int(v)) / 100 for v in g.integers(-500, 500, n)])
+    ),
     "dates": lambda g, n: _objects(_with_gaps(g, _days(g, n))),
     "python ints": lambda g, n: _objects(_with_gaps(g, g.integers(0, 50, n).tolist())),
     "huge ints": lambda g, n: _objects([int(v) ** 25 for v in g.integers(2, 50, n)]),
     "datetimes": lambda g, n: _objects(_with_gaps(g, [dt.datetime(d.year, 1, 1, 5) for d in _days(g, n)])),
-    "spans": lambda g, n: _objects(_with_gaps(g, [dt.timedelta(minutes=int(v)) for v in g.integers(-99, 99, n)])),
+    "spans": lambda g, n: _objects(
+        _with_gaps(g, [dt.timedelta(minutes=int(v)) for v in g.integers(-99, 99, n)])
+    ),
     "datetime64[s]": lambda g, n: _stamps(g, n, "s"),
     "datetime64[ns]": lambda g, n: _stamps(g, n, "ns"),
     "days with a zone": lambda g, n: pd.DatetimeIndex(_days(g, n)).tz_localize("Europe/Berlin"),
@@ -103,13 +109,20 @@ MAKERS: dict[str, Maker] = {
     "float[pyarrow]": lambda g, n: _arrow(pa.float32(), _with_gaps(g, g.normal(size=n).tolist())),
     "string[pyarrow]": lambda g, n: _arrow(pa.string(), _with_gaps(g, _pick(g, n, ["a", "b"]))),
     "bool[pyarrow]": lambda g, n: _arrow(pa.bool_(), _with_gaps(g, _pick(g, n, [True, False]))),
-    "timestamp[pyarrow]": lambda g, n: _arrow(pa.timestamp("ms", "UTC"), _with_gaps(g, [dt.datetime(2020, 1, 1), dt.datetime(1969, 5, 5, 7)] * n)[:n]),
+    "timestamp[pyarrow]": lambda g, n: _arrow(
+        pa.timestamp("ms", "UTC"),
+        _with_gaps(g, [dt.datetime(2020, 1, 1), dt.datetime(1969, 5, 5, 7)] * n)[:n],
+    ),
     "date[pyarrow]": lambda g, n: _arrow(pa.date32(), _with_gaps(g, _days(g, n))),
     "duration[pyarrow]": lambda g, n: _arrow(pa.duration("s"), _with_gaps(g, g.integers(0, 99, n).tolist())),
-    "decimal[pyarrow]": lambda g, n: _arrow(pa.decimal128(9, 2), _with_gaps(g, [Decimal("1.25"), Decimal(7)] * n)[:n]),
+    "decimal[pyarrow]": lambda g, n: _arrow(
+        pa.decimal128(9, 2), _with_gaps(g, [Decimal("1.25"), Decimal(7)] * n)[:n]
+    ),
     "list[pyarrow]": lambda g, n: _arrow(pa.list_(pa.int8()), _with_gaps(g, [[1], [2, 3]] * n)[:n]),
     "dictionary[pyarrow]": lambda g, n: pd.Series(
-        pd.arrays.ArrowExtensionArray(pa.array(_with_gaps(g, _pick(g, n, ["u", "v"])), pa.string()).dictionary_encode())
+        pd.arrays.ArrowExtensionArray(
+            pa.array(_with_gaps(g, _pick(g, n, ["u", "v"])), pa.string()).dictionary_encode()
+        )
     ),
 }
 LABELS = ["a", "Größe", 3, 2.5, ("x", 1), None, "", True, pd.Timestamp("2020-01-01"), b"raw"]
@@ -175,7 +188,11 @@ def test_observed_cells_come_back_bit_for_bit(seed: int, names: list[str], n: in
     for k, column in enumerate(c for c in codec.columns_ if c.is_number):
         values = again.numbers[:, k][~np.isnan(again.numbers[:, k])]
         assert column.low is not None and column.high is not None
-        slack = 1e-3 * max(abs(column.low), abs(column.high)) if "16" in column.dtype else 1e-6 * abs(column.high) + 1e-6
+        slack = (
+            1e-3 * max(abs(column.low), abs(column.high))
+            if "16" in column.dtype
+            else 1e-6 * abs(column.high) + 1e-6
+        )
         assert (values >= column.low - slack).all() and (values <= column.high + slack).all()
     assert not again.unseen
     restored = TableCodec.from_dict(json.loads(json.dumps(codec.to_dict())))
@@ -197,7 +214,10 @@ def fill(frame: pd.DataFrame, value: float, **options: Any) -> pd.Series:
     """The first column with its missing cells decoded from `value`."""
     codec = TableCodec(**options).fit(frame)
     coded = codec.encode(frame)
-    numbers, codes = np.full(coded.numbers.shape, value), np.full(coded.codes.shape, int(value), dtype=np.int32)
+    numbers, codes = (
+        np.full(coded.numbers.shape, value),
+        np.full(coded.codes.shape, int(value), dtype=np.int32),
+    )
     return codec.decode(Coded(numbers, codes), frame, codec.where(frame)).iloc[:, 0]
 
 
@@ -229,7 +249,9 @@ def test_numbers_keep_decimals_and_range() -> None:
 
 def test_days_in_a_time_zone_stay_midnights_there() -> None:
     days = pd.DatetimeIndex(["2024-03-30", "2024-04-02", None]).tz_localize("Europe/Berlin")
-    filled = fill(pd.DataFrame({"day": days}), pd.Timestamp("2024-04-01 01:00", tz="Europe/Berlin").timestamp())
+    filled = fill(
+        pd.DataFrame({"day": days}), pd.Timestamp("2024-04-01 01:00", tz="Europe/Berlin").timestamp()
+    )
     assert filled[2] == pd.Timestamp("2024-04-01", tz="Europe/Berlin")
 
 
@@ -241,7 +263,9 @@ def test_big_integers_beside_a_blank_are_ids_and_stay_exact() -> None:
 
 
 def test_infinities_are_named_by_column_rows_and_count() -> None:
-    frame = pd.DataFrame({"ok": np.arange(9.0), "x": [np.inf, 1, -np.inf, np.inf, 2, np.inf, np.inf, np.inf, 3]})
+    frame = pd.DataFrame(
+        {"ok": np.arange(9.0), "x": [np.inf, 1, -np.inf, np.inf, 2, np.inf, np.inf, np.inf, 3]}
+    )
     with pytest.raises(InputError, match=r"infinity: column 'x', rows 1, 3, 4, 6, 7, ... \(6 in all\)"):
         TableCodec().fit(frame)
     codec = TableCodec().fit(pd.DataFrame({"x": [1.0, 2.0]}))
@@ -261,7 +285,10 @@ def test_text_among_numbers_is_refused_with_its_rows_and_never_shown() -> None:
     with pytest.raises(InputError, match=r"if '\?' stands for missing"):
         TableCodec().fit(codes)
     codec = TableCodec(missing=("?",)).fit(codes)
-    assert codec.columns_[0].kind == "integer" and codec.where(codes)[:, 0].tolist() == [False, False, True, False] * 5
+    assert (
+        codec.columns_[0].kind == "integer"
+        and codec.where(codes)[:, 0].tolist() == [False, False, True, False] * 5
+    )
 
 
 def test_na_of_namibia_stays_text() -> None:
@@ -272,7 +299,10 @@ def test_na_of_namibia_stays_text() -> None:
 
 def test_missing_codes_match_text_and_numbers_and_can_be_given_by_column() -> None:
     frame = pd.DataFrame({"a": [-999.0, 1.0, 2.0], "b": ["-999.0", "4", "5"], "c": [0, 1, 2]})
-    assert TableCodec(missing=(-999,)).fit(frame).where(frame).tolist() == [[True, True, False]] + [[False] * 3] * 2
+    assert (
+        TableCodec(missing=(-999,)).fit(frame).where(frame).tolist()
+        == [[True, True, False]] + [[False] * 3] * 2
+    )
     assert TableCodec(missing={"c": ("0",)}).fit(frame).where(frame)[:, 2].tolist() == [True, False, False]
 
 

@@ -112,9 +112,16 @@ def test_ordered_and_boolean_levels_keep_their_order() -> None:
 def test_kinds_can_be_overridden_and_are_checked() -> None:
     assert kind([1, 2, 3] * 9, kind="category") == "category"
     assert kind(["01/02/2020", "03/04/2021"], kind="datetime:%d/%m/%Y") == "datetime"
-    assert recognise(pd.Series(["01/02/2020", "03/04/2021"]), "x", kind="datetime:%d/%m/%Y").low == 1580515200.0
+    assert (
+        recognise(pd.Series(["01/02/2020", "03/04/2021"]), "x", kind="datetime:%d/%m/%Y").low == 1580515200.0
+    )
     assert kind(["1,234", "2,345"], decimal=",") == "number"
-    for values, wanted in (([1.5, 2], "integer"), (["a", "b"], "number"), ([1, 2, 3], "boolean"), ([1], "datetime")):
+    for values, wanted in (
+        ([1.5, 2], "integer"),
+        (["a", "b"], "number"),
+        ([1, 2, 3], "boolean"),
+        ([1], "datetime"),
+    ):
         with pytest.raises(InputError):
             kind(values, kind=wanted)
     with pytest.raises(InputError, match="unknown-kind"):
@@ -131,7 +138,12 @@ def test_missing_cells() -> None:
     assert missing(pd.Series([None, "", "NA", "nan"], dtype=object)).tolist() == [True, False, False, False]
     assert missing(pd.Series([" ? ", "??", "x"]), ("?",)).tolist() == [True, False, False]
     assert missing(pd.Series([-999, 1, 0]), ("-999",)).tolist() == [True, False, False]
-    assert missing(pd.Series([-999.0, None, "-999", True], dtype=object), (-999,)).tolist() == [True, True, True, False]
+    assert missing(pd.Series([-999.0, None, "-999", True], dtype=object), (-999,)).tolist() == [
+        True,
+        True,
+        True,
+        False,
+    ]
     assert missing(pd.Series(pd.Categorical(["?", "a"])), ("?",)).tolist() == [True, False]
     assert missing(pd.Series([pd.NaT, pd.Timestamp(0)])).tolist() == [True, False]
 
@@ -154,9 +166,21 @@ def test_a_column_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "decimal", "value"), [("1.5", ".", 1.5), (" -2 ", ".", -2), ("1,5", ",", 1.5), ("1,5", ".", np.nan),
-                                   ("nan", ".", np.nan), ("inf", ".", np.nan), ("1_0", ".", np.nan), ("", ".", np.nan),
-                                   ("1e-3", ".", 1e-3), ("1.5", ",", np.nan), (".5", ".", 0.5), ("--1", ".", np.nan)]
+    ("text", "decimal", "value"),
+    [
+        ("1.5", ".", 1.5),
+        (" -2 ", ".", -2),
+        ("1,5", ",", 1.5),
+        ("1,5", ".", np.nan),
+        ("nan", ".", np.nan),
+        ("inf", ".", np.nan),
+        ("1_0", ".", np.nan),
+        ("", ".", np.nan),
+        ("1e-3", ".", 1e-3),
+        ("1.5", ",", np.nan),
+        (".5", ".", 0.5),
+        ("--1", ".", np.nan),
+    ],
 )
 def test_text_that_is_a_number(text: str, decimal: str, value: float) -> None:
     for others in ([], ["x"]):  # alone by the quick way, beside a word by the slow one

@@ -140,7 +140,14 @@ def test_chunks_are_the_table_in_pieces(put: Any, tmp_path: Path, format: str) -
     source = open_table(path)
     whole = source.read()
     assert source.n_rows == len(whole) == 100
-    for rows, start, stop in ((1, 0, None), (9, 0, None), (9, 13, 14), (30, 95, None), (5, 20, 61), (7, 100, None)):
+    for rows, start, stop in (
+        (1, 0, None),
+        (9, 0, None),
+        (9, 13, 14),
+        (30, 95, None),
+        (5, 20, 61),
+        (7, 100, None),
+    ):
         pieces = list(source.chunks(rows, start, stop))
         assert all(len(p) <= rows for p in pieces)
         got = [(i, str(n)) for p in pieces for i, n in zip(p.index, p["n"], strict=True)]
@@ -194,8 +201,14 @@ def test_excel(tmp_path: Path, put: Any) -> None:
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
     sheet = book.active
-    for row in ([None, None], ["a", "b", "when"], [1, "x", dt.datetime(2020, 1, 1)], [None, None, None],
-                [2.5, "=1+1", None], [None, None, None]):
+    for row in (
+        [None, None],
+        ["a", "b", "when"],
+        [1, "x", dt.datetime(2020, 1, 1)],
+        [None, None, None],
+        [2.5, "=1+1", None],
+        [None, None, None],
+    ):
         sheet.append(row)
     sheet["B5"].data_type = "s"
     book.create_sheet("other").append(["z"])
