@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from .data import NOTHING, Condition, like
+from .data import NOTHING, Condition, Encoded, like
 from .schedules import Schedule
 
 Target = Literal["edm", "x0", "epsilon", "v", "flow"]
@@ -97,13 +97,15 @@ class SigmoidWeighting:
 
 @dataclass(frozen=True)
 class Preconditioned:
-    """D = base + out F(x, level, condition), known entries replaced by their values."""
+    """D = base + out F(x, level, condition), known entries replaced by their values; the loss is counted in
+    `unit`s, which broadcast over the data."""
 
     base: Tensor
     out: Tensor
     x: Tensor
     level: Tensor
     condition: Condition
+    unit: Tensor
 
 
 class NetworkDenoiser(nn.Module):
@@ -143,15 +145,15 @@ class NetworkDenoiser(nn.Module):
         x, known = x_t * scale, condition.known
         if known is not None:
             x = torch.where(known.observed, known.values, x)
-        return Preconditioned(skip * x_t, out, x, level, condition)
+        return Preconditioned(skip * x_t, out, x, level, condition, out)
 
-    def _finish(self, parts: Preconditioned) -> Tensor:
+    def _finish(self, parts: Preconditioned, known: Encoded | None) -> Tensor:
         output = self.network(parts.x, parts.level, parts.condition).to(parts.base.dtype)
-        x_0, known = parts.base + parts.out * output, parts.condition.known
+        x_0 = parts.base + parts.out * output
         return x_0 if known is None else torch.where(known.observed, known.values, x_0)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
-        return self._finish(self.precondition(x_t, t, condition))
+        return self._finish(self.precondition(x_t, t, condition), condition.known)
 
     def loss(
         self,
@@ -175,9 +177,9 @@ class NetworkDenoiser(nn.Module):
         """
         alpha, sigma = (like(c, x_0) for c in self.schedule(t.double()))
         parts = self.precondition((alpha * x_0 + sigma * noise).to(x_0.dtype), t, condition)
-        error = self._finish(parts) - x_0
+        error = self._finish(parts, condition.known) - x_0
         if weighting is None:
-            error = error / parts.out
+            error = error / parts.unit
         else:
             error = error * like(weighting(self.schedule.log_snr(t.double())).sqrt(), x_0).to(x_0.dtype)
         error, axes = error.float() ** 2, tuple(range(1, x_0.ndim))

@@ -1,0 +1,387 @@
+r"""The centre: mean and scale of what is hidden, known cheaply before diffusion; diffusion does the rest.
+
+`GaussianCentre` models data as x = m + W z + e, z ~ N(0, I_k), e ~ N(0, diag(psi)): probabilistic PCA with a
+noise of its own at every position. Whatever is observed, the posterior of z is Gaussian with precision
+I + W^T D W, D diagonal (the Woodbury identity), so that a volume of 100,000 positions costs a k x k system.
+It is fitted in closed form, or by a few rounds of EM where data are missing, and cross-fitted by subject,
+so that a network trained on top of it meets the errors it will meet in use.
+
+`CentredDenoiser` puts a network around it, D = E_gauss[x_0 | x_t, known] + std_gauss F: the preconditioning
+of Karras et al. 2022 with a full Gaussian in place of an isotropic one. An untrained network (F = 0) already
+is the exact denoiser of a Gaussian.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from .data import NOTHING, Condition, Encoded
+from .denoisers import Denoiser, NetworkDenoiser, Preconditioned
+from .noise import Keys, White, key_of
+from .schedules import Schedule
+
+_CHUNK = 2**24  # numbers held at once in the largest temporary
+
+
+class Centre(Protocol):
+    """Mean and scale of data given part of it, and given a noisy version too."""
+
+    def prior(self, fold: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of x_0, each (1 or B, C, *S)."""
+        ...
+
+    def posterior(self, known: Encoded, fold: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of x_0 given the known entries (their value and 0), (B, C, *S).
+        `fold` (B,) names for each record the cross-fitted centre that never saw it; -1 the one of all."""
+        ...
+
+    def denoise(
+        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, known: Encoded | None, fold: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of x_0 given x_t = alpha x_0 + sigma eps and the known entries."""
+        ...
+
+
+class GaussianCentre(nn.Module):
+    """A low-rank Gaussian with per-position noise.
+
+    Args:
+        mean: (C, *S).
+        loadings: (d, k) with d = C * prod(S); k = 0 makes the diagonal Gaussian (a template and its spread).
+        variance: (d,) noise variance at each position, positive.
+    """
+
+    mean: Tensor
+    loadings: Tensor
+    variance: Tensor
+
+    def __init__(self, mean: Tensor, loadings: Tensor, variance: Tensor) -> None:
+        super().__init__()
+        self.shape = tuple(mean.shape)
+        self.register_buffer("mean", mean.flatten())
+        self.register_buffer("loadings", loadings)
+        self.register_buffer("variance", variance)
+
+    @classmethod
+    def blank(cls, shape: tuple[int, ...], components: int) -> GaussianCentre:
+        """A standard normal of the right shape, to load a saved state into."""
+        size = math.prod(shape)
+        return cls(torch.zeros(shape), torch.zeros(size, components), torch.ones(size))
+
+    @classmethod
+    def fit(
+        cls,
+        values: Tensor,
+        observed: Tensor | None = None,
+        *,
+        components: int = 20,
+        rounds: int = 10,
+        floor: float = 1e-4,
+    ) -> GaussianCentre:
+        """Fit to n records: principal components where all is observed, else EM from there.
+
+        Args:
+            values: (n, C, *S), 0 where unknown.
+            observed: bool, same shape; None where all is.
+            components: k, at most 4 n / 5 - 2 are kept.
+            rounds: of EM, where entries are missing.
+            floor: least noise variance at a position.
+        """
+        x = values.flatten(1)
+        seen = torch.ones_like(x) if observed is None else observed.flatten(1).to(x)
+        complete = bool(seen.all())
+        k = max(0, min(components, len(x) * 4 // 5 - 2, x.shape[1] - 1))
+        mean = (x * seen).sum(0) / seen.sum(0).clamp(min=1)
+        loadings, variance = _principal((x - mean) * seen, k, floor)
+        variance = torch.where(seen.sum(0) > 1, variance, torch.ones_like(variance))
+        centre = cls(mean.reshape(values.shape[1:]), loadings, variance)
+        for _ in range(0 if complete else rounds):
+            centre = centre._improved(x, seen, floor)
+        return centre
+
+    def _improved(self, x: Tensor, seen: Tensor, floor: float) -> GaussianCentre:
+        """One round of EM for factor analysis with missing entries, loadings and mean together (z, 1)."""
+        z, covariance = self._latent(seen / self.variance, seen / self.variance * (x - self.mean))
+        z1 = torch.cat([z, torch.ones_like(z[:, :1])], 1)
+        second = z1[:, :, None] * z1[:, None, :]
+        second[:, :-1, :-1] += covariance
+        width, count = z1.shape[1], seen.sum(0)
+        loadings, variance = torch.zeros(x.shape[1], width).to(x), torch.ones_like(self.variance)
+        average = self.variance.mean()
+        for places in torch.arange(x.shape[1]).split(max(1, _CHUNK // width**2)):
+            a = (seen[:, places].T @ second.flatten(1)).reshape(-1, width, width)
+            b = (seen[:, places] * x[:, places]).T @ z1
+            # A standard normal prior on the loadings keeps positions that were seldom seen at rest.
+            ridge = self.variance[places, None, None] * torch.eye(width).to(x)
+            w = torch.linalg.solve(a + ridge, b)
+            error = (
+                (seen * x**2)[:, places].sum(0) - 2 * (w * b).sum(1) + torch.einsum("pi,pij,pj->p", w, a, w)
+            )
+            loadings[places], variance[places] = w, (error + average) / (count[places] + 1)
+        variance = torch.where(count > 0, variance.clamp(min=floor), torch.ones_like(variance))
+        return GaussianCentre(loadings[:, -1].reshape(self.shape), loadings[:, :-1].contiguous(), variance)
+
+    def _latent(self, precision: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean (B, k) and covariance (B, k, k) of z from measurements of W z at every position,
+        with the given precisions (B, d) and precision times measurement (B, d)."""
+        d, k = self.loadings.shape
+        grams = [
+            (self.loadings * part[:, :, None]).mT @ self.loadings
+            for part in precision.split(max(1, _CHUNK // max(1, d * k)))
+        ]
+        system = torch.cat(grams).double() + torch.eye(k, dtype=torch.float64, device=pull.device)
+        covariance = torch.cholesky_inverse(torch.linalg.cholesky(system)).to(pull)
+        return (covariance @ (pull @ self.loadings)[:, :, None])[:, :, 0], covariance
+
+    def _spread(self, covariance: Tensor) -> Tensor:
+        """(B, d) diagonal of W covariance W^T."""
+        parts = covariance.split(max(1, _CHUNK // max(1, self.loadings.numel())))
+        return torch.cat([((self.loadings @ c) * self.loadings).sum(2) for c in parts]).clamp(min=0)
+
+    def prior(self, fold: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        std = (self.variance + self.loadings.square().sum(1)).sqrt()
+        return self.mean.reshape(1, *self.shape), std.reshape(1, *self.shape)
+
+    def posterior(self, known: Encoded, fold: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        values, observed = known.values.flatten(1), known.observed.flatten(1)
+        precision = observed / self.variance
+        z, covariance = self._latent(precision, precision * (values - self.mean))
+        mean = torch.where(observed, values, self.mean + z @ self.loadings.T)
+        std = (self.variance + self._spread(covariance)).sqrt().masked_fill(observed, 0.0)
+        return mean.reshape_as(known.values), std.reshape_as(known.values)
+
+    def denoise(
+        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, known: Encoded | None, fold: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""In closed form. Of what z leaves open, a share kept = alpha psi / (alpha^2 psi + sigma^2) of the
+        residual is signal: x_0 = m + W z + kept (x_t - alpha (m + W z))."""
+        x = x_t.flatten(1)
+        a, s = (c.to(x.dtype).reshape(-1, 1) for c in (alpha, sigma))
+        if known is None and bool(((a == a[:1]) & (s == s[:1])).all()):
+            # the same precision for all: one system to solve
+            a, s = a[:1], s[:1]
+        total = a**2 * self.variance + s**2
+        precision, pull = a**2 / total, a / total * (x - a * self.mean)
+        if known is not None:
+            values, observed = known.values.flatten(1), known.observed.flatten(1)
+            precision = torch.where(observed, 1 / self.variance, precision)
+            pull = torch.where(observed, (values - self.mean) / self.variance, pull)
+        z, covariance = self._latent(precision, pull)
+        centre, kept = self.mean + z @ self.loadings.T, a * self.variance / total
+        mean = centre + kept * (x - a * centre)
+        variance = self.variance * s**2 / total + (s**2 / total) ** 2 * self._spread(covariance)
+        if known is not None:
+            mean, variance = torch.where(observed, values, mean), variance.masked_fill(observed, 0.0)
+        return mean.reshape_as(x_t), variance.sqrt().expand_as(x).reshape_as(x_t)
+
+    def sample(self, keys: Keys) -> Tensor:
+        """(B, C, *S) draws of the Gaussian itself."""
+        z = keys.normal((self.loadings.shape[1],), "latent", self.mean.dtype).to(self.mean.device)
+        e = keys.normal((len(self.mean),), "residual", self.mean.dtype).to(self.mean.device)
+        return (self.mean + z @ self.loadings.T + e * self.variance.sqrt()).reshape(-1, *self.shape)
+
+
+def _axes(x: Tensor, k: int) -> Tensor:
+    """(d, k) principal axes of centred data (n, d), by way of the smaller of the n x n and d x d products."""
+    n, d = x.shape
+    values, vectors = torch.linalg.eigh((x @ x.T if n <= d else x.T @ x).double())
+    values, vectors = values.flip(0)[:k], vectors.flip(1)[:, :k]
+    if n <= d:
+        vectors = x.double().T @ (vectors / values.clamp(min=1e-12).sqrt())
+    return vectors.to(x)
+
+
+def _principal(x: Tensor, k: int, floor: float, folds: int = 5) -> tuple[Tensor, Tensor]:
+    """Loadings (d, k) and noise variance (d,) of centred data (n, d).
+
+    The axes are those of all records; how much varies along them, and how much is left, is measured on
+    records that the axes were not fitted to. With more positions than records, sample eigenvalues are
+    mostly noise (30 records of 500 positions, rank 3, k = 10: the stated variance was 30 % too small).
+    """
+    along, left = torch.zeros(k).to(x), torch.zeros(x.shape[1]).to(x)
+    fold = torch.arange(len(x), device=x.device) % folds
+    for f in range(min(folds, len(x))):
+        mean = x[fold != f].mean(0)
+        axes, new = _axes(x[fold != f] - mean, k), x[fold == f] - mean
+        projected = new @ axes
+        along += projected.square().sum(0) / len(x)
+        left += (new - projected @ axes.T).square().sum(0) / len(x)
+    variance, axes = left.clamp(min=floor), _axes(x, k)
+    return axes * (along - variance @ axes.square()).clamp(min=0).sqrt(), variance
+
+
+class CrossFitted(nn.Module):
+    """A centre fitted on all records, and one for each fold that never saw that fold's groups.
+
+    Made by `CrossFitted.fit`; training passes `fold=centre.fold(groups)` in the condition.
+    """
+
+    groups: Tensor
+    folds: Tensor
+
+    def __init__(
+        self, whole: GaussianCentre, parts: list[GaussianCentre], groups: Tensor, folds: Tensor
+    ) -> None:
+        super().__init__()
+        self.whole, self.parts = whole, nn.ModuleList(parts)
+        self.register_buffer("groups", groups)  # (G,) sorted
+        self.register_buffer("folds", folds)  # (G,) the fold of each
+
+    @classmethod
+    def fit(
+        cls,
+        values: Tensor,
+        observed: Tensor | None,
+        groups: Tensor,
+        *,
+        folds: int = 4,
+        components: int = 20,
+        rounds: int = 10,
+    ) -> Self:
+        """Fit folds + 1 centres.
+
+        Args:
+            values, observed: as for `GaussianCentre.fit`.
+            groups: (n,) int64, whose record it is: all records of a subject are in one fold.
+            folds: at most the number of groups.
+
+        Raises:
+            ValueError: with fewer than two groups there is nothing to hold out.
+        """
+        names = groups.unique()
+        if len(names) < 2:
+            raise ValueError(f"cross-fitting needs two groups or more, got {len(names)}")
+        order = torch.tensor([key_of("fold", int(name)) for name in names]).argsort().argsort()
+        assigned = order % min(folds, len(names))
+        where = assigned[torch.searchsorted(names, groups)]
+
+        def fitted(rows: Tensor) -> GaussianCentre:
+            seen = None if observed is None else observed[rows]
+            return GaussianCentre.fit(values[rows], seen, components=components, rounds=rounds)
+
+        parts = [fitted(where != fold) for fold in range(int(assigned.max()) + 1)]
+        return cls(fitted(torch.ones_like(where, dtype=torch.bool)), parts, names, assigned)
+
+    def fold(self, groups: Tensor) -> Tensor:
+        """(B,) the fold of each group; -1 for groups that were never seen."""
+        place = torch.searchsorted(self.groups, groups).clamp(max=len(self.groups) - 1)
+        return torch.where(self.groups[place] == groups, self.folds[place], -1)
+
+    def _centre(self, fold: int) -> GaussianCentre:
+        part = self.whole if fold < 0 else self.parts[fold]
+        assert isinstance(part, GaussianCentre)
+        return part
+
+    def prior(self, fold: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if fold is None:
+            return self.whole.prior()
+        pairs = [self._centre(int(f)).prior() for f in fold]
+        return torch.cat([mean for mean, _ in pairs]), torch.cat([std for _, std in pairs])
+
+    def posterior(self, known: Encoded, fold: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if fold is None:
+            return self.whole.posterior(known)
+        mean, std = torch.empty_like(known.values), torch.empty_like(known.values)
+        for f in fold.unique():
+            rows = fold == f
+            mean[rows], std[rows] = self._centre(int(f)).posterior(known[rows])
+        return mean, std
+
+    def denoise(
+        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, known: Encoded | None, fold: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if fold is None:
+            return self.whole.denoise(x_t, alpha, sigma, known)
+        mean, std, shape = torch.empty_like(x_t), torch.empty_like(x_t), (len(x_t), *(1,) * (x_t.ndim - 1))
+        a, s = (c.reshape(-1, *(1,) * (x_t.ndim - 1)).expand(shape) for c in (alpha, sigma))
+        for f in fold.unique():
+            rows = fold == f
+            some = None if known is None else known[rows]
+            mean[rows], std[rows] = self._centre(int(f)).denoise(x_t[rows], a[rows], s[rows], some)
+        return mean, std
+
+
+class CentredDenoiser(NetworkDenoiser):
+    r"""A network around a centre: D = E_gauss[x_0 | x_t, known] + std_gauss F.
+
+    The network is called as every other (see `NetworkDenoiser`), with its input and the known values
+    standardised by the centre's prior, (x_t - alpha m) / sqrt(alpha^2 s^2 + sigma^2) and (x - m) / s; and
+    with two more images for each channel at the end of `condition.channels`: the Gaussian's denoised mean,
+    standardised, and the logarithm of its standard deviation over the prior's. The loss counts errors in
+    data units, divided by the root mean square of std_gauss over the record.
+
+    Args:
+        network: takes 2 C further condition channels (`UNet(context=2 * C)`).
+        schedule: the forward process.
+        centre: what is known before diffusion.
+    """
+
+    def __init__(self, network: nn.Module, schedule: Schedule, centre: GaussianCentre | CrossFitted) -> None:
+        super().__init__(network, schedule)
+        self.centre = centre
+
+    def precondition(self, x_t: Tensor, t: Tensor, condition: Condition) -> Preconditioned:
+        alpha, sigma, level = self.levels(x_t, t)
+        known, fold = condition.known, condition.fold
+        base, out = self.centre.denoise(x_t, alpha, sigma, known, fold)
+        mean, std = self.centre.prior(fold)
+        a, s = alpha.to(x_t.dtype), sigma.to(x_t.dtype)
+        x = (x_t - a * mean) / (a**2 * std**2 + s**2).sqrt()
+        shown = torch.cat([(base - mean) / std, (out / std).clamp(min=1e-3).log()], 1)
+        channels = shown if condition.channels is None else torch.cat([condition.channels, shown], 1)
+        hidden = torch.ones_like(x_t, dtype=torch.bool)
+        if known is not None:
+            hidden = ~known.observed
+            known = Encoded((known.values - mean) / std * known.observed, known.observed)
+            x = torch.where(known.observed, known.values, x)
+        told = Condition(condition.label, condition.covariates, condition.tokens, channels, known, fold)
+        # One unit of error for a whole record: an entry that varies little matters little.
+        axes = tuple(range(1, x_t.ndim))
+        spread = (out**2 * hidden).sum(axes, keepdim=True) / hidden.sum(axes, keepdim=True).clamp(min=1)
+        return Preconditioned(base, out, x, level, told, spread.sqrt().clamp(min=1e-8))
+
+
+@dataclass(frozen=True)
+class ScaledDenoiser:
+    r"""A denoiser of residuals r = (x - mean) / scale, as one of x under noise of that scale,
+    x_t = alpha x_0 + sigma scale eps: D = mean + scale D_r((x_t - alpha mean) / scale). Sample it with
+    `noise=ScaledNoise(scale)`; for records, whose scales differ from column to column.
+
+    Args:
+        denoiser: of residuals.
+        mean, scale: broadcast over (B, C, *S); scale positive.
+    """
+
+    denoiser: Denoiser
+    mean: Tensor
+    scale: Tensor
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
+        """E[x_0 | x_t, condition], (B, C, *S)."""
+        alpha = self.schedule(t.double())[0].to(x_t).reshape(-1, *(1,) * (x_t.ndim - 1))
+        known = condition.known
+        if known is not None:
+            residual = Encoded((known.values - self.mean) / self.scale * known.observed, known.observed)
+            condition = Condition(**{**vars(condition), "known": residual})
+        r = self.denoiser((x_t - alpha * self.mean) / self.scale, t, condition)
+        x_0 = self.mean + self.scale * r
+        return x_0 if known is None else torch.where(known.observed, known.values, x_0)
+
+
+@dataclass(frozen=True)
+class ScaledNoise:
+    """White noise times a scale that broadcasts over (B, C, *S)."""
+
+    scale: Tensor
+
+    def __call__(self, keys: Keys, x: Tensor, stream: str) -> Tensor:
+        return White()(keys, x, stream) * self.scale

@@ -1,0 +1,230 @@
+"""The Gaussian centre against dense linear algebra, and denoisers around it against exact ones."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ebbtide.shared.centre import (
+    CentredDenoiser,
+    CrossFitted,
+    GaussianCentre,
+    ScaledDenoiser,
+    ScaledNoise,
+)
+from ebbtide.shared.data import NOTHING, Condition, Encoded
+from ebbtide.shared.exact import GaussianDenoiser
+from ebbtide.shared.noise import Keys
+from ebbtide.shared.samplers import Heun
+from ebbtide.shared.schedules import EDM, Cosine, RectifiedFlow
+
+SHAPE, SIZE, RANK = (2, 3, 2), 12, 3
+SCHEDULES = [Cosine(), EDM(), RectifiedFlow()]
+
+
+class Zero(nn.Module):
+    """An untrained network."""
+
+    def forward(self, x, level, condition):
+        self.asked = x, level, condition
+        return torch.zeros_like(x)
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def centre(seed=0):
+    variance = 0.05 + drawn(SIZE, seed=seed + 2).square() / 4
+    return GaussianCentre(drawn(*SHAPE, seed=seed), drawn(SIZE, RANK, seed=seed + 1), variance)
+
+
+def dense(gauss):
+    return gauss.mean, gauss.loadings @ gauss.loadings.T + gauss.variance.diag()
+
+
+def exact(gauss, schedule):
+    mean, covariance = dense(gauss)
+    return GaussianDenoiser(mean.reshape(SHAPE), covariance, schedule)
+
+
+def some_known(batch, share=0.5, seed=3):
+    observed = torch.rand(batch, *SHAPE, generator=torch.Generator().manual_seed(seed)) < share
+    return Encoded(drawn(batch, *SHAPE, seed=seed) * observed, observed)
+
+
+def test_posterior_is_the_dense_one():
+    gauss, known = centre(), some_known(6)
+    mean, std = gauss.posterior(known)
+    first, second = exact(gauss, Cosine()).moments(Condition(known=known))
+    assert torch.allclose(mean.flatten(1), first)
+    assert torch.allclose(std.flatten(1), second.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt(), atol=1e-7)
+    assert torch.equal(mean[known.observed], known.values[known.observed])
+    assert not std[known.observed].any()
+
+
+def test_prior_is_the_posterior_of_nothing():
+    gauss = centre()
+    nothing = Encoded(torch.zeros(1, *SHAPE).double(), torch.zeros(1, *SHAPE, dtype=torch.bool))
+    for a, b in zip(gauss.prior(), gauss.posterior(nothing), strict=True):
+        assert torch.allclose(a, b)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("known", [None, some_known(5)], ids=["free", "given"])
+def test_an_untrained_network_around_it_is_exact_on_a_gaussian(schedule, known):
+    gauss, x_t, t = centre(), drawn(5, *SHAPE, seed=9), torch.tensor([0.0, 0.2, 0.5, 0.8, 1.0])
+    condition = Condition(known=known)
+    denoiser, truth = CentredDenoiser(Zero(), schedule, gauss), exact(gauss, schedule)
+    assert torch.allclose(denoiser(x_t, t, condition), truth(x_t, t, condition), atol=1e-8)
+    out = denoiser.precondition(x_t, t, condition).out
+    second = truth.moments(condition, x_t, t)[1].diagonal(dim1=1, dim2=2).clamp(min=0)
+    assert torch.allclose(out.flatten(1), second.sqrt(), atol=1e-7)
+
+
+def test_sampling_it_untrained_gives_the_gaussian_and_its_conditionals():
+    gauss, n = centre(), 2000
+    denoiser, known = CentredDenoiser(Zero(), RectifiedFlow(), gauss), some_known(1)
+    repeated = Encoded(known.values.expand(n, *SHAPE), known.observed.expand(n, *SHAPE))
+    for condition in (NOTHING, Condition(known=repeated)):
+        x = Heun(20)(denoiser, SHAPE, Keys.range(0, n), condition, like=torch.empty(0).double()).flatten(1)
+        one = Condition(known=known) if condition.known is not None else NOTHING
+        first, second = (m[0] for m in exact(gauss, Cosine()).moments(one))
+        std = second.diagonal().clamp(min=0).sqrt()
+        assert ((x.mean(0) - first).abs() < 4.5 * std / math.sqrt(n) + 0.02 * std + 1e-9).all()
+        assert torch.allclose(x.std(0), std, rtol=0.02 + 4.5 / math.sqrt(2 * n), atol=1e-9)
+
+
+def test_the_network_sees_unit_variance_and_standardised_values():
+    gauss, n = centre(), 20_000
+    network, keys = Zero(), Keys.range(0, n)
+    x_0, known = gauss.sample(keys), some_known(n)
+    known = Encoded(x_0 * known.observed, known.observed)
+    alpha, sigma = Cosine()(torch.tensor(0.5).double())
+    x_t = alpha * x_0 + sigma * keys.normal(SHAPE, "noise", torch.float64)
+    CentredDenoiser(network, Cosine(), gauss)(x_t, torch.tensor(0.5), Condition(known=known))
+    x, _, told = network.asked
+    assert torch.allclose(x.mean(0), torch.zeros(SHAPE).double(), atol=4.5 / math.sqrt(n))
+    assert torch.allclose(x.std(0), torch.ones(SHAPE).double(), atol=0.03)
+    assert torch.equal(x[known.observed], told.known.values[known.observed])
+    assert told.channels.shape == (n, 2 * SHAPE[0], *SHAPE[1:])
+
+
+def test_its_ideal_output_has_unit_variance_and_its_loss_is_finite():
+    """(x_0 - E) / std_gauss is standard normal where hidden, so an untrained loss is 1 in the mean."""
+    gauss, n = centre(), 4000
+    keys, network = Keys.range(0, n), Zero()
+    denoiser, x_0, mask = CentredDenoiser(network, Cosine(), gauss), gauss.sample(keys), some_known(n)
+    condition = Condition(known=Encoded(x_0 * mask.observed, mask.observed))
+    noise, t = keys.normal(SHAPE, "noise", torch.float64), keys.uniform(())
+    loss = denoiser.loss(x_0, noise, t, condition, ~mask.observed)
+    hidden = (~mask.observed).flatten(1).any(1)
+    assert loss.isfinite().all()
+    assert loss[hidden].mean().item() == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_fit_recovers_a_low_rank_gaussian(missing):
+    gauss, n = centre(), 4000
+    x = gauss.sample(Keys.range(0, n))
+    observed = Keys.range(1, n).uniform(SHAPE) >= missing
+    fitted = GaussianCentre.fit(x * observed, None if missing == 0 else observed, components=RANK, rounds=40)
+    mean, covariance = dense(gauss)
+    got_mean, got = dense(fitted)
+    assert torch.allclose(got_mean, mean, atol=4.5 * math.sqrt(float(covariance.max()) / n) * 1.3)
+    error = (got - covariance).norm() / covariance.norm()
+    assert error < 0.11
+
+
+def test_fit_of_few_records_does_not_promise_too_much():
+    """30 records of 500 positions: new records fall within the stated spread."""
+    true = GaussianCentre(torch.zeros(1, 500).double(), drawn(500, 3), torch.full((500,), 0.25).double())
+    fitted = GaussianCentre.fit(true.sample(Keys.range(0, 30)), components=10)
+    new = true.sample(Keys.range(0, 100, start=100))
+    observed = torch.arange(500).expand(100, 1, 500) % 2 == 0
+    mean, std = fitted.posterior(Encoded(new * observed, observed))
+    z = ((new - mean) / std)[~observed]
+    assert 0.9 < z.square().mean() < 1.25
+
+
+def test_positions_never_seen_get_a_standard_normal():
+    observed = torch.ones(10, 1, 4, dtype=torch.bool)
+    observed[:, :, 2] = False
+    x = drawn(10, 1, 4) * observed
+    mean, std = GaussianCentre.fit(x, observed, components=2).prior()
+    assert mean[0, 0, 2].item() == pytest.approx(0.0, abs=1e-6)
+    assert std[0, 0, 2].item() == pytest.approx(1.0, rel=0.05)
+    assert std.isfinite().all()
+
+
+def test_no_components_is_a_template_with_its_spread():
+    x = drawn(50, 1, 4) * 2 + 1
+    fitted = GaussianCentre.fit(x, components=0)
+    assert torch.allclose(fitted.prior()[0][0], x.mean(0))
+    assert torch.allclose(fitted.prior()[1][0], x.std(0), rtol=0.05)
+    mean, _ = fitted.posterior(Encoded(x, torch.ones_like(x, dtype=torch.bool)))
+    assert torch.equal(mean, x)
+
+
+def test_cross_fit_holds_out_whole_groups():
+    x, groups = drawn(24, 1, 6), torch.arange(24) // 3 + 100
+    crossed = CrossFitted.fit(x, None, groups, folds=3, components=2)
+    fold = crossed.fold(groups)
+    assert set(fold.tolist()) == {0, 1, 2}
+    assert all(len(set(fold[groups == g].tolist())) == 1 for g in groups.unique())
+    assert crossed.fold(torch.tensor([99, 105, 999])).tolist()[::2] == [-1, -1]
+    known = Encoded(torch.zeros_like(x), torch.zeros_like(x, dtype=torch.bool))
+    mean, _ = crossed.posterior(known, fold)
+    for f in range(3):
+        expected = x[fold != f].mean(0)
+        assert torch.allclose(mean[fold == f], expected.expand_as(mean[fold == f]), atol=1e-9)
+    assert torch.allclose(crossed.posterior(known)[0][0], x.mean(0))
+    assert torch.allclose(crossed.prior(fold)[0], mean)
+
+
+def test_a_cross_fitted_denoiser_uses_each_records_own_fold():
+    x, groups = drawn(12, 1, 6), torch.arange(12)
+    crossed = CrossFitted.fit(x, None, groups, folds=2, components=2)
+    fold, t = crossed.fold(groups), torch.tensor(0.5)
+    got = CentredDenoiser(Zero(), Cosine(), crossed)(x, t, Condition(fold=fold))
+    for f in range(2):
+        alone = CentredDenoiser(Zero(), Cosine(), crossed.parts[f])(x[fold == f], t)
+        assert torch.allclose(got[fold == f], alone)
+
+
+def test_one_group_cannot_be_cross_fitted():
+    with pytest.raises(ValueError, match="two groups"):
+        CrossFitted.fit(drawn(4, 1, 6), None, torch.zeros(4, dtype=torch.int64))
+
+
+def test_state_round_trip():
+    gauss = centre()
+    again = GaussianCentre.blank(SHAPE, RANK).double()
+    again.load_state_dict(gauss.state_dict())
+    known = some_known(3)
+    assert torch.equal(again.posterior(known)[0], gauss.posterior(known)[0])
+
+
+def test_single_precision_is_near_double():
+    gauss, known = centre(), some_known(6)
+    single = GaussianCentre(*(v.float() for v in (gauss.mean.reshape(SHAPE), gauss.loadings, gauss.variance)))
+    mean, std = single.posterior(Encoded(known.values.float(), known.observed))
+    expected = gauss.posterior(known)
+    assert (mean - expected[0]).abs().max() < 1e-4 and (std - expected[1]).abs().max() < 1e-4
+
+
+def test_a_scaled_denoiser_is_the_residual_one_in_other_units():
+    """Sampling residuals and restoring them, or sampling data: the same numbers."""
+    gauss = centre()
+    residual, keys = exact(gauss, RectifiedFlow()), Keys.range(0, 5)
+    mean, scale = drawn(*SHAPE, seed=20), drawn(*SHAPE, seed=21).exp()
+    r = Heun(10)(residual, SHAPE, keys, like=mean)
+    x = Heun(10, noise=ScaledNoise(scale))(ScaledDenoiser(residual, mean, scale), SHAPE, keys, like=mean)
+    assert torch.allclose(x, mean + scale * r)
+    known = some_known(5)
+    inside = Encoded((known.values - mean) / scale * known.observed, known.observed)
+    r = Heun(10)(residual, SHAPE, keys, Condition(known=inside), like=mean)
+    scaled = ScaledDenoiser(residual, mean, scale)
+    x = Heun(10, noise=ScaledNoise(scale))(scaled, SHAPE, keys, Condition(known=known), like=mean)
+    assert torch.allclose(x, mean + scale * r)
