@@ -87,7 +87,9 @@ FittedT = TypeVar("FittedT", bound=Fitted)
 class Domain(Protocol[Raw, FittedT]):
     """One kind of data: its files, its encoding, its models, its pictures."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The domain's own ("tabular")."""
 
     def check(self, path: Path) -> list[Fault]:
         """Every fault of the data at once."""

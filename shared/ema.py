@@ -34,8 +34,8 @@ class PowerFunction:
         std: width of the window, as its standard deviation over the length of the training.
 
     Example:
-        >>> PowerFunction(0.10).gamma  # the paper's value for 10 %
-        6.94...
+        >>> round(PowerFunction(0.10).gamma, 2)  # the paper's value for 10 %
+        6.94
     """
 
     std: float = 0.05
