@@ -1,12 +1,11 @@
-"""Single cells: what a piece of text means, how a value is spelled as text, and labels as plain JSON."""
+"""Single cells: what a piece of text means, and how a value is spelled as text."""
 
 from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -319,70 +318,3 @@ def write_duration(seconds: float, form: str) -> str:
     text += f":{minutes:02d}"
     width = 3 + int(digits) if digits else 2
     return sign + text + (f":{rest:0{width}.{int(digits or 0)}f}" if "S" in form else "")
-
-
-# ------------------------------------------------------------------------------------------- labels as JSON
-
-
-def pack(value: Hashable) -> Any:
-    """A label (column name, category) as plain JSON, or TypeError when it has no plain form.
-
-    Example:
-        >>> pack(("a", 1)), unpack(pack(("a", 1)))
-        ({'tuple': ['a', 1]}, ('a', 1))
-    """
-    if isinstance(value, np.generic):
-        value = value.item()
-    match value:
-        case None | bool() | str() | int():
-            return value
-        case float():
-            return value if np.isfinite(value) else {"float": repr(value)}
-        case bytes():
-            return {"bytes": value.hex()}
-        case tuple():
-            return {"tuple": [pack(v) for v in value]}
-        case Decimal():
-            return {"decimal": str(value)}
-        case pd.Timestamp():
-            return {
-                "timestamp": value.isoformat(),
-                "unit": value.unit,
-                "tz": None if value.tz is None else str(value.tz),
-            }
-        case pd.Timedelta():
-            return {"timedelta": value.isoformat(), "unit": value.unit}
-        case dt.datetime():
-            return {"datetime": value.isoformat()}
-        case dt.date():
-            return {"date": value.isoformat()}
-        case dt.time():
-            return {"time": value.isoformat()}
-    raise TypeError(f"a label of type {type(value).__name__} has no plain form")
-
-
-def unpack(data: Any) -> Any:
-    """The label that `pack` wrote."""
-    if not isinstance(data, dict):
-        return data
-    match next(iter(data.items())):
-        case "float", text:
-            return float(text)
-        case "bytes", text:
-            return bytes.fromhex(text)
-        case "tuple", parts:
-            return tuple(unpack(p) for p in parts)
-        case "decimal", text:
-            return Decimal(text)
-        case "timestamp", text:
-            stamp = pd.Timestamp(text).as_unit(data["unit"])
-            return stamp if data["tz"] is None else stamp.tz_convert(data["tz"])
-        case "timedelta", text:
-            return pd.Timedelta(text).as_unit(data["unit"])
-        case "datetime", text:
-            return dt.datetime.fromisoformat(text)
-        case "date", text:
-            return dt.date.fromisoformat(text)
-        case "time", text:
-            return dt.time.fromisoformat(text)
-    raise ValueError(f"not a packed label: {sorted(data)}")

@@ -16,16 +16,17 @@ from . import cells, columns
 from .codec import TableCodec
 from .columns import Column
 from .encoding import encode_numbers
+from .kinds import ID_WORDS, PERSON_WORDS
 from .reading import TableSource, open_table
-from .recognition import ID_WORDS, PERSON_WORDS, recognise
-from .writing import FORMULA
+from .recognition import recognise
+from .writers import FORMULA
 
 ROWS_LOOKED_AT = 100_000
 """Rows that columns are recognised from; the rest is read too, and must fit."""
 ROWS_HASHED = 2_000_000
 """Rows among which equal ones are looked for."""
 FEW_ROWS = 50
-NAMES = frozenset("name names birthdate dob birthday".split()) | PERSON_WORDS
+NAMES = frozenset(["name", "names", "birthdate", "dob", "birthday"]) | PERSON_WORDS
 """Header words of columns that may tell who a person is."""
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ...shared.errors import InputError
-from . import cells, columns
+from . import columns, labels
 from .columns import Column, Kind
 from .decoding import assign, label_writer, number_writer
 from .encoding import blank, encode_labels, encode_numbers
@@ -248,11 +248,11 @@ class TableCodec:
         """Everything learned, as plain JSON."""
         by_column = isinstance(self.missing, Mapping)
         return {
-            "missing": [[cells.pack(k), [cells.pack(c) for c in v]] for k, v in self.missing.items()]
+            "missing": [[labels.pack(k), [labels.pack(c) for c in v]] for k, v in self.missing.items()]
             if isinstance(self.missing, Mapping)
-            else [cells.pack(c) for c in self.missing],
+            else [labels.pack(c) for c in self.missing],
             "missing_by_column": by_column,
-            "kinds": [[cells.pack(k), v] for k, v in self.kinds.items()],
+            "kinds": [[labels.pack(k), v] for k, v in self.kinds.items()],
             "max_levels": self.max_levels,
             "decimal": self.decimal,
             "columns": [c.to_dict() for c in self.columns_],
@@ -262,11 +262,11 @@ class TableCodec:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The codec that `to_dict` wrote."""
         gone: Any = (
-            tuple(cells.unpack(c) for c in data["missing"])
+            tuple(labels.unpack(c) for c in data["missing"])
             if not data["missing_by_column"]
-            else {cells.unpack(k): tuple(cells.unpack(c) for c in v) for k, v in data["missing"]}
+            else {labels.unpack(k): tuple(labels.unpack(c) for c in v) for k, v in data["missing"]}
         )
-        kinds = {cells.unpack(k): v for k, v in data["kinds"]}
+        kinds = {labels.unpack(k): v for k, v in data["kinds"]}
         codec = cls(gone, kinds=kinds, max_levels=data["max_levels"], decimal=data["decimal"])
         codec.columns_ = tuple(Column.from_dict(c) for c in data["columns"])
         return codec

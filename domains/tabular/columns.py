@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ...shared.errors import InputError
-from . import cells
+from . import cells, labels
 from .cells import Spelling
 
 if TYPE_CHECKING:
@@ -113,9 +113,9 @@ class Column:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON, without the fields that have their default."""
         data = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        data["label"] = cells.pack(self.label)
+        data["label"] = labels.pack(self.label)
         for name in {"levels", "pooled"} & data.keys():
-            data[name] = [cells.pack(level) for level in data[name]]
+            data[name] = [labels.pack(level) for level in data[name]]
         if self.spelling is not None:
             data["spelling"] = asdict(self.spelling)
         return data
@@ -124,9 +124,9 @@ class Column:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The column that `to_dict` wrote."""
         made: dict[str, Any] = dict(data)
-        made["label"] = cells.unpack(data["label"])
+        made["label"] = labels.unpack(data["label"])
         for name in {"levels", "pooled"} & made.keys():
-            made[name] = tuple(cells.unpack(level) for level in made[name])
+            made[name] = tuple(labels.unpack(level) for level in made[name])
         for name in {"counts", "pooled_counts"} & made.keys():
             made[name] = tuple(made[name])
         made["notes"] = tuple((code, text) for code, text in made.get("notes", ()))
@@ -199,7 +199,7 @@ def _object_storage(series: Series) -> tuple[Storage, str]:
 def _hashable(values: Iterable[Any]) -> bool:
     for value in values:
         try:
-            cells.pack(value)
+            labels.pack(value)
             hash(value)
         except TypeError:
             return False

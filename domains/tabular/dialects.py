@@ -135,7 +135,7 @@ def refuse_duplicate_names(names: Sequence[str], where: str) -> None:
 
 
 def _encoding(path: Path, notes: list[str]) -> str:
-    """"utf-8" when the file is; Windows-1252 when it is Western European text; else refused."""
+    """ "utf-8" when the file is; Windows-1252 when it is Western European text; else refused."""
     decoder = codecs.getincrementaldecoder("utf-8")("strict")
     high, seen, good = b"", 0, True
     with path.open("rb") as file:

@@ -7,24 +7,22 @@ messages count rows from 1, the header not counted.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import chain, islice
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from ...shared.errors import EbbtideError, InputError
+from ...shared.errors import InputError
 from .columns import ROW
 from .dialects import Dialect, refuse_duplicate_names, sniff
+from .pieces import arrow_dtype, parquet_file, parquet_frames, sheet_rows, text_frame, text_rows, workbook
 
 Format = Literal["csv", "tsv", "parquet", "excel"]
 SUFFIXES: dict[str, Format] = {
@@ -66,9 +64,9 @@ class TableSource:
     def n_rows(self) -> int:
         """Number of rows, counted without holding the table; every row's length is checked on the way."""
         if self.format == "parquet":
-            return int(_parquet(self.path).metadata.num_rows)
+            return int(parquet_file(self.path).metadata.num_rows)
         if self.dialect is not None:
-            return sum(len(rows) for rows in _text_rows(self.path, self.dialect, 100_000))
+            return sum(len(rows) for rows in text_rows(self.path, self.dialect, 100_000))
         return sum(len(rows) for rows in self._excel_rows(100_000))
 
     @property
@@ -79,7 +77,7 @@ class TableSource:
     @cached_property
     def schema(self) -> pa.Schema:
         """The Arrow schema of a Parquet file, with its metadata."""
-        return _parquet(self.path).schema_arrow
+        return parquet_file(self.path).schema_arrow
 
     def chunks(
         self, rows: int = CHUNK_ROWS, start: int = 0, stop: int | None = None
@@ -109,7 +107,7 @@ class TableSource:
         if first is None:
             empty: dict[str, Any] = {name: pd.Series([], dtype="str") for name in self.columns}
             first = (
-                self.schema.empty_table().to_pandas(types_mapper=_dtype, ignore_metadata=True)
+                self.schema.empty_table().to_pandas(types_mapper=arrow_dtype, ignore_metadata=True)
                 if self.format == "parquet"
                 else pd.DataFrame(empty, columns=list(self.columns))
             )
@@ -133,9 +131,9 @@ class TableSource:
 
     def _frames(self, rows: int, start: int) -> Iterator[pd.DataFrame]:
         if self.format == "parquet":
-            yield from _parquet_frames(self.path, rows, start)
+            yield from parquet_frames(self.path, rows, start)
         elif self.dialect is not None:
-            for found in _text_rows(self.path, self.dialect, rows, start):
+            for found in text_rows(self.path, self.dialect, rows, start):
                 yield text_frame(found, self.columns)
         else:
             for found in self._excel_rows(rows, start):
@@ -144,7 +142,7 @@ class TableSource:
                 yield pd.DataFrame(data).set_axis(list(self.columns), axis=1)
 
     def _excel_rows(self, rows: int, start: int = 0) -> Iterator[list[tuple[Any, ...]]]:
-        found = _excel_body(
+        found = sheet_rows(
             self.path, self.sheet, len(self.columns), bool(self.notes and NO_HEADER in self.notes)
         )
         found = islice(found, start, None)
@@ -183,7 +181,7 @@ def open_table(
         raise InputError("no-table", what, str(path))
     format = format or format_of(path)
     if format == "parquet":
-        names = [str(n) for n in _parquet(path).schema_arrow.names]
+        names = [str(n) for n in parquet_file(path).schema_arrow.names]
         refuse_duplicate_names(names, str(path))
         return TableSource(path, format, tuple(names))
     if format == "excel":
@@ -268,171 +266,8 @@ def join(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return out
 
 
-# ---------------------------------------------------------------------------------------------------- text
-
-
-def _lines(path: Path, encoding: str) -> Iterator[str]:
-    """Lines with their own ends; NUL bytes and wrong bytes are named by line."""
-    number = 0
-    with path.open("r", encoding=encoding, newline="") as file:
-        try:
-            for line in file:
-                number += 1
-                if "\0" in line:
-                    raise InputError(
-                        "nul-byte",
-                        "the line holds a NUL byte",
-                        f"{path}, line {number}",
-                        "the file is damaged: write it again from its source",
-                    )
-                yield line
-        except UnicodeDecodeError as error:
-            raise InputError(
-                "encoding-wrong",
-                f"bytes that are not {encoding}",
-                f"{path}, after line {number}",
-                "name the encoding of the file (--encoding)",
-            ) from error
-
-
-def _text_rows(path: Path, dialect: Dialect, rows: int, start: int = 0) -> Iterator[list[list[str]]]:
-    """Blocks of rows from row `start` on, each row of the right length."""
-    lines = _lines(path, dialect.encoding)
-    reader: Any = (
-        (line.split() for line in lines)
-        if dialect.blanks
-        else csv.reader(lines, delimiter=dialect.delimiter, strict=True)
-    )
-    before = 0
-    size = min(rows, CHUNK_ROWS * 20)
-    try:
-        if dialect.header is not None:
-            next((r for r in reader if r), None)
-        while block := list(islice(reader, min(size, start - before) if before < start else size)):
-            ended = _check_lengths(block, dialect.width, before, path, reader)
-            if before >= start and block:
-                yield block
-            before += len(block)
-            if ended:
-                return
-    except csv.Error as error:
-        line = getattr(reader, "line_num", 0)
-        raise InputError(
-            "csv-quotes",
-            f"the cell cannot be read ({error})",
-            f"{path}, line {line}",
-            "a quote is opened and not closed, or stands inside a quoted cell without being doubled",
-        ) from error
-
-
-def _check_lengths(
-    block: list[list[str]], width: int, before: int, path: Path, rest: Iterator[list[str]]
-) -> bool:
-    """Refuse rows of the wrong length. Empty lines may only end the file; True when they do (they are removed)."""
-    if set(map(len, block)) == {width}:
-        return False
-    for k, row in enumerate(block):
-        if len(row) == width:
-            continue
-        if not row and width == 1:
-            row.append("")
-            continue
-        if not row and not any(chain(block[k:], rest)):
-            del block[k:]
-            return True
-        what = f"{len(row)} cells where {width} are expected" if row else "an empty line between rows"
-        raise InputError(
-            "row-length",
-            what,
-            f"{path}, row {before + k + 1}",
-            "a cell is missing or one too many (a delimiter inside a cell needs quotes): mend the row",
-        )
-    return False
-
-
-def text_dtype() -> Any:
-    """Text held by Arrow, with NaN for missing where pandas has that (from 3.0)."""
-    return "str" if int(pd.__version__.split(".")[0]) >= 3 else pd.StringDtype("pyarrow")
-
-
-def text_frame(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> pd.DataFrame:
-    """A frame of text cells; empty cells are missing."""
-    made: dict[int, Any] = {}
-    for k, cells in enumerate(zip(*rows, strict=True)):
-        array = pa.array(cells, pa.large_string())
-        made[k] = pd.Series(pd.array(pc.if_else(pc.equal(array, ""), None, array), dtype=text_dtype()))
-    return pd.DataFrame(made).set_axis(list(columns), axis=1)
-
-
-# ------------------------------------------------------------------------------------------------- Parquet
-
-
-def _parquet(path: Path) -> Any:
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise InputError(
-            "parquet-damaged",
-            "the file cannot be read as Parquet",
-            str(path),
-            "copy it again from its source",
-        ) from error
-
-
-def _dtype(kind: pa.DataType) -> Any:
-    """Arrow's own types in pandas, so that nothing is converted on the way in and out."""
-    return None if pa.types.is_dictionary(kind) else pd.ArrowDtype(kind)
-
-
-def _parquet_frames(path: Path, rows: int, start: int) -> Iterator[pd.DataFrame]:
-    file = _parquet(path)
-    sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-    ends = np.cumsum([0, *sizes])
-    group = int(np.searchsorted(ends, start, side="right")) - 1
-    skip = start - int(ends[min(group, len(sizes))])
-    if group >= len(sizes):
-        return
-    convert: Callable[..., pd.DataFrame] = partial(
-        pa.Table.to_pandas, types_mapper=_dtype, ignore_metadata=True
-    )
-    size = min(rows, 1 << 20)
-    try:
-        for batch in file.iter_batches(batch_size=size, row_groups=range(group, len(sizes))):
-            drop = min(skip, batch.num_rows)
-            skip -= drop
-            if drop < batch.num_rows:
-                yield convert(pa.Table.from_batches([batch.slice(drop)]))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(
-            "parquet-damaged", "a row group cannot be read", str(path), "copy it again from its source"
-        ) from error
-
-
-# --------------------------------------------------------------------------------------------------- Excel
-
-
-def _workbook(path: Path) -> Any:
-    try:
-        import openpyxl
-    except ImportError as error:
-        raise EbbtideError(
-            "excel-missing", "Excel files need openpyxl", str(path), 'pip install "ebbtide[excel]"'
-        ) from error
-    import zipfile
-
-    try:
-        # in memory: openpyxl keeps a handle of the path open in read-only mode
-        return openpyxl.load_workbook(io.BytesIO(path.read_bytes()), read_only=True, data_only=True)
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-        raise InputError(
-            "excel-damaged", "the file cannot be read as Excel", str(path), "save it again"
-        ) from error
-
-
 def _open_excel(path: Path, sheet: str | None, header: bool | None) -> TableSource:
-    book = _workbook(path)
+    book = workbook(path)
     if sheet is not None and sheet not in book.sheetnames:
         raise InputError(
             "no-sheet", f"there is no sheet {sheet!r}", str(path), f"choose of {', '.join(book.sheetnames)}"
@@ -467,38 +302,3 @@ def _open_excel(path: Path, sheet: str | None, header: bool | None) -> TableSour
         names = tuple(f"unnamed_{k}" if c is None else str(c) for k, c in enumerate(first[:width], 1))
         refuse_duplicate_names(names, str(path))
     return TableSource(path, "excel", names, tuple(notes), sheet=name)
-
-
-def _excel_body(path: Path, sheet: str | None, width: int, no_header: bool) -> Iterator[tuple[Any, ...]]:
-    """Rows of the sheet below its header; empty rows at the end are left out."""
-    book = _workbook(path)
-    rows = (r for r in book[sheet].iter_rows(values_only=True))
-    rows = iter(r for r in chain.from_iterable(_after_blank(rows)))
-    if not no_header:
-        next(rows, None)
-    empty = 0
-    for number, row in enumerate(rows, 1):
-        cells = row[:width] + (None,) * (width - len(row))
-        if any(c is not None for c in row[width:]):
-            raise InputError(
-                "row-length",
-                f"a cell beyond the {width} columns of the header",
-                f"{path}, row {number}",
-                "give the column a name or empty the cell",
-            )
-        if all(c is None for c in cells):
-            empty += 1
-            continue
-        for _ in range(empty):
-            yield (None,) * width
-        empty = 0
-        yield cells
-    book.close()
-
-
-def _after_blank(rows: Iterator[tuple[Any, ...]]) -> Iterator[Iterator[tuple[Any, ...]]]:
-    """The rows from the first that is not empty."""
-    for row in rows:
-        if any(c is not None for c in row):
-            yield iter([row])
-            yield rows
