@@ -192,6 +192,22 @@ def info(
     run.console.result({"verb": "info", **found.facts}, *found.lines)
 
 
+@verb(app)
+def demo(
+    run: Run,
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="The folder to make.")] = Path(
+        "demo"
+    ),
+) -> None:
+    """Hide 30 % of a real table, fill it in, and show how near the truth it came. Offline, a few minutes."""
+    from .demo import demo
+
+    with run.console.progress() as progress:
+        done = demo(output, seed=run.seed, overwrite=run.overwrite, progress=progress)
+    run.console.result({"verb": "demo", "folder": done.folder, "scores": done.scores}, *done.lines)
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
     """Leave by way of every `finally` and `with`, so that locks are freed and partial work is put away."""
     raise SystemExit(TERMINATED)

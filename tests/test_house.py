@@ -145,11 +145,13 @@ def test_types_are_announced(package: str) -> None:
     assert (importlib.resources.files(package) / "py.typed").is_file()
 
 
-def test_data_files_are_installed() -> None:
-    installed = importlib.resources.files("ebbtide.data_cards")
-    for path in (ROOT / "data_cards").rglob("*"):
-        if path.suffix in {".yaml", ".csv", ".json", ".safetensors"}:
-            assert installed.joinpath(*path.relative_to(ROOT / "data_cards").parts).is_file(), path.name
+@pytest.mark.parametrize("folder", ["data_cards", "pipelines/templates"])
+def test_data_files_are_installed(folder: str) -> None:
+    installed = importlib.resources.files("ebbtide." + folder.split("/")[0])
+    for path in (ROOT / folder).rglob("*"):
+        if path.suffix in {".yaml", ".csv", ".json", ".safetensors", ".html"}:
+            inside = path.relative_to(ROOT / folder.split("/")[0])
+            assert installed.joinpath(*inside.parts).is_file(), path.name
 
 
 def modules() -> list[str]:
