@@ -18,13 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .data import Condition, like
+from .data import NOTHING, Condition, like
 from .embeddings import ConditionEmbedding, NoiseEmbedding
 
 CONVOLUTION: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 LAYOUT = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d}
 EPSILON = 1e-5
-_NO_CONDITION = Condition()
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -293,7 +292,7 @@ class UNet(nn.Module):
             return checkpoint(stage, *given, use_reentrant=False)  # type: ignore[no-any-return]
         return stage(*given)  # type: ignore[no-any-return]
 
-    def forward(self, x: Tensor, noise_level: Tensor, condition: Condition = _NO_CONDITION) -> Tensor:
+    def forward(self, x: Tensor, noise_level: Tensor, condition: Condition = NOTHING) -> Tensor:
         """x (B, C, *S), noise_level (B,) -> (B, C, *S), for any sizes S."""
         size = x.shape[2:]
         vector, tokens = self.told(condition, x)
