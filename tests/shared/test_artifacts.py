@@ -171,6 +171,18 @@ def test_overwriting_keeps_a_whole_model_at_every_instant(tmp_path: Path, error:
     assert [path.name for path in tmp_path.iterdir()] == ["m"]  # nothing is left lying about
 
 
+def test_bytes_reach_the_disk_before_the_name_does(tmp_path: Path) -> None:
+    """What a power cut tests: three files and their folder are synced before the rename, the parent after."""
+    with failing(10**6, Killed()) as calls:
+        write_model(tmp_path / "m", {}, weights(1))
+    named = calls.index("rename")
+    assert calls[:named].count("fsync") == 4
+    assert calls[named:].count("fsync") == 1
+    with failing(10**6, Killed()) as calls, replace_atomically(tmp_path / "f") as partial:
+        partial.write_text("x")
+    assert [call for call in calls if call in ("fsync", "replace")] == ["fsync", "replace", "fsync"]
+
+
 def test_a_silent_write_error_is_found_by_reading_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

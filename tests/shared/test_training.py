@@ -272,6 +272,35 @@ def test_keyed_noise_and_bfloat16() -> None:
     assert not any(part._forward_pre_hooks for part in half.denoiser.modules())  # the norms are as they were
 
 
+def test_under_bfloat16_norms_and_losses_stay_float32() -> None:
+    learner = Learner(fresh(), rows(), replace(SMALL, precision="bf16"))
+    seen: dict[str, torch.dtype] = {}
+    for part in learner.denoiser.modules():
+        part.register_forward_hook(lambda m, _, out: seen.update({type(m).__name__: out.dtype}))
+    learner.backward = lambda loss: seen.update(loss=loss.dtype)
+    learner.optimizer.step = lambda: None  # type: ignore[method-assign, assignment]
+    learner.advance()
+    assert seen["Linear"] == torch.bfloat16
+    assert (seen["LayerNorm"], seen["loss"]) == (torch.float32, torch.float32)
+
+
+@pytest.mark.parametrize("clip, expected", [(1e-3, 1e-3), (1e3, None), (None, None)])
+def test_gradients_longer_than_the_clip_are_shortened(clip: float | None, expected: float | None) -> None:
+    learner = Learner(fresh(), rows(), replace(SMALL, gradient_clip=clip))
+    norms: list[float] = []
+
+    def record() -> None:
+        norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in learner.parameters.values()])))
+
+    learner.optimizer.step = record  # type: ignore[method-assign, assignment]
+    learner.advance()
+    learner.step = 0
+    learner._gradient()  # the gradient as it was
+    whole = float(torch.nn.utils.get_total_norm([p.grad for p in learner.parameters.values()]))
+    assert whole > 1e-2
+    assert norms == [pytest.approx(expected or whole, rel=1e-4)]
+
+
 def test_early_stopping_restores_the_best_average() -> None:
     """Few examples and a high rate overfit; the held-out loss turns, and the best is what comes back."""
     settings = replace(
