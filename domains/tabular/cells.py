@@ -211,7 +211,7 @@ def zone_suffix(texts: Sequence[str]) -> str:
 
 
 def to_seconds(texts: Series, form: str, suffix: str = "") -> np.ndarray:
-    """(n,) seconds since 1970 of text cells written as strptime `form` plus `suffix`; NaN where they are not."""
+    """(n,) seconds since 1970 of cells written as strptime `form` plus `suffix`; NaN for others."""
     stripped = texts.str.strip().astype("string")
     if suffix:
         stripped = stripped.where(stripped.str.endswith(suffix).fillna(False).astype(bool)).str.removesuffix(
@@ -286,7 +286,7 @@ def duration_seconds(text: str) -> float:
 
 
 def duration_form(texts: Sequence[str]) -> str:
-    """ "days", "H:M:S", "HH:M:S", "H:M" or "HH:M", with "+k" for k digits of a second; "" when it is none of them."""
+    """One of "days", "H:M:S", "HH:M:S", "H:M", "HH:M", with "+k" for k digits of a second; "" for none."""
     if all(DAYS.fullmatch(t) for t in texts):
         return "days"
     found = [CLOCK.fullmatch(t) for t in texts]

@@ -321,13 +321,13 @@ def _numbers(column: Column, values: np.ndarray) -> Found:
         )
     rest = values[values != 0]
     zeros = len(values) - len(rest)
-    if zeros >= 3 and zeros < 0.6 * len(values) and len(distinct) > 20 and distinct[0] == 0:
-        if distinct[1] > 0.1 * np.median(rest):
-            yield (
-                "zeros",
-                f"{zeros:,} cells are 0, far below all others: perhaps they stand for missing",
-                ("if they do, name 0 as this column's missing code"),
-            )
+    several = 3 <= zeros < 0.6 * len(values) and len(distinct) > 20
+    if several and distinct[0] == 0 and distinct[1] > 0.1 * np.median(rest):
+        yield (
+            "zeros",
+            f"{zeros:,} cells are 0, far below all others: perhaps they stand for missing",
+            "if they do, name 0 as this column's missing code",
+        )
     if column.kind == "integer" and len(values) >= FEW_ROWS and len(distinct) >= 0.9 * len(values):
         if len(distinct) == len(values) and distinct[-1] - distinct[0] == len(values) - 1:
             yield (

@@ -28,8 +28,8 @@ class Coded:
     """A table as arrays, a row per row.
 
     Args:
-        numbers: (n, p) float64, NaN where missing: numbers, whole numbers, dates (seconds since 1970, UTC) and
-            durations (seconds), in `TableCodec.number_names` order.
+        numbers: (n, p) float64, NaN where missing: numbers, whole numbers, dates (seconds since 1970, UTC)
+            and durations (seconds), in `TableCodec.number_names` order.
         codes: (n, q) int32, -1 where missing: booleans, categories and ordered categories, in
             `TableCodec.category_names` order.
         unseen: (column, how many cells) for categories the codec never saw; their code is -1.
@@ -44,12 +44,12 @@ class Coded:
 
 
 class TableCodec:
-    """Learns the columns of a table from its observed cells; encodes tables and decodes what a model filled in.
+    """Learns the columns of a table from its observed cells; encodes tables, decodes what was filled in.
 
     Args:
-        missing: cells that stand for "missing" besides empty ones, for all columns (`("?", -999)`) or by column
-            (`{"insulin": (0,)}`).
-        kinds: the kind of a column where recognition is wrong; "datetime:%d/%m/%Y" says how text dates are written.
+        missing: cells that stand for "missing" besides empty ones, for all columns (`("?", -999)`) or by
+            column (`{"insulin": (0,)}`).
+        kinds: the kind of a column where recognition is wrong; "datetime:%d/%m/%Y" gives the form of dates.
         max_levels: categories modelled in a column; rarer ones share one code.
         decimal: the decimal sign of numbers held as text, when known; else it is recognised column by column.
 
@@ -84,7 +84,7 @@ class TableCodec:
         """Recognise the columns of `frame` from its observed cells.
 
         Raises:
-            InputError: duplicate headers, infinities, text among numbers, kinds for columns that do not exist.
+            InputError: duplicate headers, infinities, text among numbers, kinds for unknown columns.
         """
         refuse_duplicates(frame)
         for label in self.kinds:
@@ -184,7 +184,9 @@ class TableCodec:
     def where(self, frame: pd.DataFrame) -> np.ndarray:
         """(n, n_columns) bool, in the order of `frame`: missing cells that a model can fill."""
         modelled = {c.label for c in self.columns_ if c.modelled}
-        return self.empty(frame) & np.array([label in modelled for label in frame.columns], dtype=bool)
+        fillable = self.empty(frame)
+        fillable &= np.array([label in modelled for label in frame.columns], dtype=bool)
+        return fillable
 
     def _places(self, frame: pd.DataFrame) -> dict[Hashable, int]:
         refuse_duplicates(frame)
@@ -204,16 +206,16 @@ class TableCodec:
     def decode(
         self, filled: Coded, like: pd.DataFrame, where: np.ndarray, *, uniform: np.ndarray | None = None
     ) -> pd.DataFrame:
-        """`like` with the cells of `where` replaced by what `filled` holds for them, in the column's own form.
+        """`like` with the cells of `where` replaced by what `filled` holds, in the column's own form.
 
-        Numbers are rounded to the column's decimals and kept within its observed range. Cells of ids and text, and
-        cells for which `filled` has nothing (NaN, -1), stay as they are.
+        Numbers are rounded to the column's decimals and kept within its observed range. Cells of ids and
+        text, and cells for which `filled` has nothing (NaN, -1), stay as they are.
 
         Args:
             filled: arrays for the rows of `like`.
             where: (n, n_columns) bool, columns in the order of `like`.
-            uniform: (n, q) in [0, 1), which draws a level from the pool of rare ones by its frequency; without it
-                the commonest of them is taken.
+            uniform: (n, q) in [0, 1), which draws a level from the pool of rare ones by its frequency;
+                without it the commonest of them is taken.
         """
         at = self._places(like)
         if where.shape != like.shape or where.dtype != bool:
@@ -239,7 +241,8 @@ class TableCodec:
                 write = label_writer(column, codes[mask], None if uniform is None else uniform[mask, q])
                 q += 1
             if mask.any():
-                out.isetitem(j, assign(like.iloc[:, j], mask, column, write))
+                written: Any = assign(like.iloc[:, j], mask, column, write)
+                out.isetitem(j, written)
         return out
 
     # ----------------------------------------------------------------------------------------------- JSON

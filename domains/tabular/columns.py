@@ -38,6 +38,7 @@ MASKED = (
     | pd.Float64Dtype
 )
 """Pandas' own dtypes for numbers beside a mask of what is missing."""
+PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 ROW = "row in the file"
 """Name of an index that holds the positions of rows in their file, from 0."""
 EXACT = 2**53
@@ -64,7 +65,7 @@ class Column:
         form, suffix: how dates and durations held as text are written; suffix is the offset from UTC.
         tz: time zone of a datetime column.
         levels, counts: modelled categories and how often each was seen; code k is `levels[k]`.
-        pooled, pooled_counts: the commonest of the levels too rare to model, which share the code `len(levels)`.
+        pooled, pooled_counts: the commonest of the rarer levels, which share the code `len(levels)`.
         notes: (code, sentence) pairs on what was assumed.
     """
 
@@ -209,7 +210,7 @@ def _hashable(values: Iterable[Any]) -> bool:
 def missing(series: Series, codes: Collection[Hashable] = ()) -> np.ndarray:
     """(n,) bool: cells that are empty (None, NaN, NaT, NA) or hold one of the named missing codes.
 
-    A code matches text with the blanks around it removed, and numbers by value: -999, "-999" and "-999.0" are one.
+    A code matches text without the blanks around it, and numbers by value: -999, "-999" and "-999.0".
     """
     held, _ = storage_of(series)
     gone: np.ndarray = series.isna().to_numpy(dtype=bool).copy()
@@ -220,13 +221,13 @@ def missing(series: Series, codes: Collection[Hashable] = ()) -> np.ndarray:
     texts = {str(c).strip() for c in codes}
     numbers = {float(t) for t in texts if cells.NUMBER.fullmatch(t)}
     if held == "number":
-        return gone | np.isin(_floats(series, gone), list(numbers))
+        gone |= np.isin(_floats(series, gone), list(numbers))
     if held == "text":
         stripped = series.astype(object).where(~gone, "").str.strip()
         found = stripped.isin(texts).to_numpy(dtype=bool).copy()
         if numbers:
             found |= np.isin(cells.to_numbers(stripped, "."), list(numbers))
-        return gone | (found & ~gone)
+        gone |= found
     if held in ("category", "object"):
         values = series.astype(object)[~gone]
         gone[~gone] = [_is_code(v, texts, numbers) for v in values]
@@ -281,9 +282,7 @@ def as_floats(series: Series, gone: np.ndarray, held: Storage) -> np.ndarray:
         if held == "datetime" and values.dt.tz is not None:
             values = values.dt.tz_convert("UTC").dt.tz_localize(None)
         ticks = values.to_numpy()
-        out[~gone] = ticks.astype(np.int64) / (
-            np.timedelta64(1, "s") / np.timedelta64(1, np.datetime_data(ticks.dtype)[0])
-        )
+        out[~gone] = ticks.astype(np.int64) / PER_SECOND[np.datetime_data(ticks.dtype)[0]]
     return out
 
 
@@ -299,17 +298,16 @@ def tokens(label: Hashable) -> frozenset[str]:
 
 
 def rows_of(bad: np.ndarray, rows: int | pd.Index = 0) -> str:
-    """The first five rows where `bad` is true, counted from 1, and how many there are: "rows 3, 9 (2 in all)".
+    """The first five rows where `bad` is true, counted from 1, and their number: "rows 3, 9 (2 in all)".
 
     Args:
         bad: (n,) bool.
         rows: position of the first row; or the index, which holds the positions when a `TableSource` made it.
     """
     at = np.flatnonzero(bad)
-    if isinstance(rows, pd.Index):
-        numbers = rows[at[:5]] if rows.name == ROW else at[:5]
-    else:
-        numbers = at[:5] + rows
+    numbers = at[:5] + (0 if isinstance(rows, pd.Index) else rows)
+    if isinstance(rows, pd.Index) and rows.name == ROW:
+        numbers = rows.to_numpy()[at[:5]]
     listed = ", ".join(str(int(i) + 1) for i in numbers)
     return f"row{'s' if len(at) > 1 else ''} {listed}{', ...' if len(at) > 5 else ''} ({len(at)} in all)"
 
@@ -348,7 +346,7 @@ def check_kind(kind: str, name: str) -> tuple[Kind, str]:
 
 
 def pool(levels: Sequence[Hashable], counts: Sequence[int], most: int) -> dict[str, Any]:
-    """Keep the `most` frequent levels; of the rest remember at most as many again, as the pool called "other"."""
+    """Keep the `most` frequent levels; remember at most as many again of the rest, as a pool."""
     order = sorted(range(len(levels)), key=lambda i: (-counts[i], str(levels[i]), type(levels[i]).__name__))
     kept, rest = order[:most], order[most : 2 * most]
     return {
@@ -360,7 +358,7 @@ def pool(levels: Sequence[Hashable], counts: Sequence[int], most: int) -> dict[s
 
 
 def count_float_decimals(series: Series, values: np.ndarray) -> int | None:
-    """Digits after the point of (n,) numbers in the precision they are held in (0.1 as float32 has one digit)."""
+    """Digits after the point of (n,) numbers in the precision they are held in (float32 0.1 has one)."""
     name = str(series.dtype).lower()
     if "32" in name or "16" in name or name in ("float[pyarrow]", "halffloat[pyarrow]"):
         short = np.float16 if ("16" in name or "half" in name) else np.float32

@@ -49,7 +49,8 @@ def _shaped(column: Column, values: np.ndarray) -> np.ndarray:
         values = _to_step(np.clip(values, low, high), column)
     elif column.decimals is not None:
         values = np.round(values, column.decimals) + 0.0
-    return np.clip(values, low, high)
+    kept: np.ndarray = np.clip(values, low, high)
+    return kept
 
 
 def _to_step(seconds: np.ndarray, column: Column) -> np.ndarray:
@@ -166,21 +167,21 @@ def _for_extension(values: Any, dtype: Any) -> Any:
         if str(dtype).startswith("date"):
             made = [v.date() for v in made]
         elif str(dtype).startswith("decimal"):
-            made = [Decimal(f"{v:.{dtype.pyarrow_dtype.scale}f}") for v in made]  # type: ignore[attr-defined]
+            made = [Decimal(f"{v:.{dtype.pyarrow_dtype.scale}f}") for v in made]
         elif "int" in str(dtype) and made and isinstance(made[0], float):
             made = [int(v) for v in made]
         elif isinstance(made[0], dt.timedelta | pd.Timestamp):
-            unit = str(getattr(dtype.pyarrow_dtype, "unit", "us"))
-            made = [v.as_unit(unit) for v in made]
+            made = [v.as_unit(getattr(dtype.pyarrow_dtype, "unit", "us")) for v in made]
         return made
     if isinstance(values, pd.DatetimeIndex | pd.TimedeltaIndex):
-        return values.as_unit(getattr(dtype, "unit", None) or np.datetime_data(dtype)[0])
+        unit: Any = getattr(dtype, "unit", None) or np.datetime_data(dtype)[0]
+        return values.as_unit(unit)
     return np.array(values, dtype=object) if isinstance(dtype, pd.StringDtype) else np.asarray(values)
 
 
 def _assign_categories(series: Series, mask: np.ndarray, values: Sequence[Any]) -> Series:
     """Write categories; a level that this table's dtype lacks is added to it."""
-    held = series.array
+    held: Any = series.array
     place = {key(v): k for k, v in enumerate(held.categories)}
     lacking = list({key(v): v for v in values if key(v) not in place}.values())
     if lacking:

@@ -1,4 +1,4 @@
-"""How a text table is written: encoding, delimiter, quotes, line ends, header. Seen in the file, never guessed at."""
+"""How a text table is written: encoding, delimiter, quotes, line ends, header. Never guessed at."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def sniff(
 
     Args:
         delimiter, encoding, decimal: given by the user, else seen in the file. "blanks" is a delimiter too.
-        header: whether the first row names the columns; None: it does, unless it looks like data, which is refused.
+        header: whether the first row names the columns; None: yes, unless it looks like data (refused).
 
     Raises:
-        InputError: an empty file, NUL bytes, an encoding, delimiter or header that cannot be told, duplicate headers.
+        InputError: an empty file, NUL bytes, duplicate headers, anything that cannot be told.
     """
     where = str(path)
     notes: list[str] = []
@@ -263,7 +263,7 @@ def _by_blanks(lines: list[str], whole: bool) -> bool:
 
 
 def _looks_like_data(first: list[str], rest: list[list[str]]) -> bool:
-    """Whether most cells of the first row are numbers, like those below; 0, 1, 2, ... and years may be names."""
+    """Whether most cells of the first row are numbers, like those below; a count or years may be names."""
     width = len(first)
     below = [r for r in rest if len(r) == width]
     number = [
@@ -308,7 +308,7 @@ def _ends_with_newline(path: Path, encoding: str) -> bool:
 
 
 def _quotes(text: str, delimiter: str, width: int, header: bool) -> tuple[tuple[bool, ...], bool, bool]:
-    """Which columns are always in quotes, whether the header is, and whether quotes stand inside bare cells."""
+    """Columns always in quotes, whether the header is, and whether quotes stand inside bare cells."""
     if '"' not in text or delimiter == " ":
         return (False,) * width, False, False
     d = re.escape(delimiter)

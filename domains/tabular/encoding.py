@@ -69,26 +69,25 @@ def key(value: Any) -> tuple[str, Hashable]:
         return "text", value
     if isinstance(value, bool | np.bool_):
         return "bool", bool(value)
-    if isinstance(value, int | float | np.number):
-        return "number", float(value) if abs(value) <= columns.EXACT else int(
-            value
-        ) if value == value // 1 else value
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, int | float):
+        return "number", value  # Python compares whole numbers with fractions exactly, and hashes them alike
     return type(value).__name__, value
 
 
 def encode_labels(series: Series, gone: np.ndarray, column: Column) -> np.ndarray:
     """(n,) int32 codes of one category column; -1 where missing or never seen."""
     held, _ = columns.storage_of(series)
+    array: Any = series.array
     out = np.full(len(series), -1, dtype=np.int32)
     code = {key(level): k for k, level in enumerate(column.levels)}
     other = len(column.levels) if column.pooled else -1
     if gone.all():
         return out
     if held == "category":
-        table = np.array(
-            [code.get(key(v), other) for v in series.array.categories] or [other], dtype=np.int32
-        )
-        values = table[np.asarray(series.array.codes)]
+        table = np.array([code.get(key(v), other) for v in array.categories] or [other], dtype=np.int32)
+        values = table[np.asarray(array.codes)]
     else:
         floats = held in ("number", "datetime", "duration")
         cells_ = (

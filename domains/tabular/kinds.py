@@ -134,7 +134,7 @@ def time_column(values: np.ndarray, kind: str, facts: dict[str, Any]) -> Column:
 
 
 def number_levels(series: Series, gone: np.ndarray, facts: dict[str, Any], kind: str, most: int) -> Column:
-    """A column of numbers, moments or durations whose values are labels; levels are written back as they were."""
+    """A column of numbers, moments or durations whose values are labels."""
     values = columns.as_floats(series, gone, facts["storage"])[~gone]
     levels, counts = np.unique(values, return_counts=True)
     whole = bool((np.floor(levels) == levels).all())
@@ -145,7 +145,7 @@ def number_levels(series: Series, gone: np.ndarray, facts: dict[str, Any], kind:
 def label_column(
     levels: Sequence[Hashable], counts: Sequence[int], facts: dict[str, Any], kind: str, most: int
 ) -> Column:
-    """Choose the modelled levels. Ordered and two-level columns keep the given order, others go by frequency."""
+    """The modelled levels. Ordered and two-level columns keep the order given, others go by frequency."""
     if kind == "boolean" and len(levels) > 2:
         raise InputError(
             "wrong-kind",
@@ -159,7 +159,7 @@ def label_column(
 
 
 def sorted_levels(texts: list[str], counts: list[int], kind: str | None) -> tuple[list[Hashable], list[int]]:
-    """Levels in their natural order: numbers by value, then text by alphabet (false before true, no before yes)."""
+    """Levels in their natural order: numbers by value, then text by alphabet (no before yes)."""
 
     def place(i: int) -> tuple[bool, float, str]:
         text = texts[i].strip()
@@ -175,8 +175,8 @@ def refuse_mixed(
 ) -> None:
     """InputError when a column is numbers but for a few cells: is that text a code for missing, or damage?
 
-    Told from a category by its numbers: more than 20 different ones that outnumber the texts, or texts that are
-    all common codes for missing ("?", "NA"). With `sure` the caller has called the column a number.
+    Told from a category by its numbers: more than 20 different ones that outnumber the texts, or texts that
+    are all common codes for missing ("?", "NA"). With `sure` the caller has called the column a number.
     """
     odd = [v for v in distinct if not _numeric(v)]
     numbers = len(distinct) - len(odd)

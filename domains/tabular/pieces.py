@@ -79,7 +79,7 @@ def text_rows(path: Path, dialect: Dialect, rows: int, start: int = 0) -> Iterat
 def _check_lengths(
     block: list[list[str]], width: int, before: int, path: Path, rest: Iterator[list[str]]
 ) -> bool:
-    """Refuse rows of the wrong length. Empty lines may only end the file; True when they do (they are removed)."""
+    """Refuse rows of the wrong length. Empty lines may only end the file; True when they do."""
     if set(map(len, block)) == {width}:
         return False
     for k, row in enumerate(block):

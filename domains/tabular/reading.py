@@ -136,8 +136,8 @@ class TableSource:
             for found in text_rows(self.path, self.dialect, rows, start):
                 yield text_frame(found, self.columns)
         else:
-            for found in self._excel_rows(rows, start):
-                cells = list(zip(*found, strict=True))
+            for block in self._excel_rows(rows, start):
+                cells = list(zip(*block, strict=True))
                 data = {k: pd.Series(c, dtype=object) for k, c in enumerate(cells)}
                 yield pd.DataFrame(data).set_axis(list(self.columns), axis=1)
 
@@ -168,7 +168,7 @@ def open_table(
     Args:
         path: a CSV, TSV, Parquet or Excel file.
         format: overrides what suffix and content say.
-        delimiter, encoding, decimal: of text tables; seen in the file when not given. `delimiter` may be "blanks".
+        delimiter, encoding, decimal: of text tables; seen in the file when not given. "blanks" delimit too.
         header: whether the first row names the columns; None means yes, unless it looks like data (refused).
         sheet: of an Excel file; the first when not given.
 
@@ -227,7 +227,7 @@ def format_of(path: Path) -> Format:
 
 
 def keyed_choice(total: int, n: int, seed: int) -> np.ndarray:
-    """(n,) sorted positions below `total`, those with the smallest hash of (seed, position); 8 MB at most in hand."""
+    """(n,) sorted positions below `total`, those with the smallest hash of (seed, position)."""
     best = np.empty(0, dtype=np.uint64)
     at = np.empty(0, dtype=np.int64)
     salt = np.frombuffer(hashlib.sha256(f"rows {seed}".encode()).digest()[:8], dtype=np.uint64)[0]
@@ -246,7 +246,8 @@ def _mix(x: np.ndarray) -> np.ndarray:
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed
 
 
 def join(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -262,7 +263,8 @@ def join(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
         ):
             every = pd.Index(dict.fromkeys(c for p in parts for c in p.cat.categories))
             dtype = pd.CategoricalDtype(every, ordered=bool(parts[0].dtype.ordered))  # type: ignore[union-attr]
-            out.isetitem(j, pd.concat([p.astype(dtype) for p in parts]))
+            whole: Any = pd.concat([p.astype(dtype) for p in parts])
+            out.isetitem(j, whole)
     return out
 
 

@@ -160,7 +160,7 @@ def _from_labels(
 def _from_categories(
     series: Series, gone: np.ndarray, facts: dict[str, Any], wanted: str | None, most: int
 ) -> Column:
-    categorical = series.array
+    categorical: Any = series.array
     tally = np.bincount(np.asarray(categorical.codes)[~gone], minlength=len(categorical.categories))
     at = np.flatnonzero(tally)
     levels = [categorical.categories[i] for i in at]

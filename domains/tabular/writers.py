@@ -40,7 +40,7 @@ class Writer(Protocol):
 
 
 def typed(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
-    """`frame` with numbers, dates, durations and booleans held as text turned into values of their own type."""
+    """`frame` with numbers, dates, durations and booleans held as text turned into values."""
     out = frame.copy()
     known = {c.label: c for c in columns}
     for j, label in enumerate(frame.columns):
@@ -51,11 +51,13 @@ def typed(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
             continue
         if column.is_number:
             values, _ = parse(series, missing(series), column)  # encode has refused all but missing codes
-            out.isetitem(j, pd.Series(_native(values, column), index=frame.index))
+            made: Any = pd.Series(_native(values, column), index=frame.index)
+            out.isetitem(j, made)
         elif column.kind == "boolean":
             truth = {level: bool(k) for k, level in enumerate(column.levels)}
             if len(truth) == 2:
-                out.isetitem(j, pd.Series(series.map(truth).astype("boolean"), index=frame.index))
+                made = pd.Series(series.map(truth).astype("boolean"), index=frame.index)
+                out.isetitem(j, made)
     return out
 
 

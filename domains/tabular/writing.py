@@ -1,13 +1,14 @@
 """Writing tables as they were read: piece by piece, under *.partial until whole.
 
-A CSV goes out with the delimiter, encoding, quotes and line ends it came with, so that its observed cells are
-the same bytes; Parquet with its schema and metadata. What was filled is written beside it as a table of 0 and 1.
+A CSV goes out with the delimiter, encoding, quotes and line ends it came with, so that its observed cells
+are the same bytes; Parquet with its schema and metadata. What was filled is written beside it as a table of
+0 and 1.
 
 **Formulas.** Text that begins with `=`, `@`, tab, return, or with `+` or `-` and is no number, is run as a
-formula by spreadsheets. Observed cells are never changed, as they are the user's own and promised back byte for
-byte. Cells that *we* fill in a category column of a text table get an apostrophe before such text, and are
-counted: a model made elsewhere could hold formulas among its categories. Parquet and Excel are untouched: their
-text is never run (Excel cells are typed as text).
+formula by spreadsheets. Observed cells are never changed: they are the user's own, and promised back byte
+for byte. Cells that *we* fill in a category column of a text table get an apostrophe before such text, and
+are counted: a model made elsewhere could hold formulas among its categories. Parquet and Excel are
+untouched, as their text is never run (Excel cells are typed as text).
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def open_writer(
     Args:
         path: its suffix says the format.
         source: the table that the rows come from; the same format is written in the same way.
-        columns: what the codec knows: text of numbers, dates and booleans becomes typed when a text table goes to
-            Parquet or Excel, and only category columns are looked at for formulas.
+        columns: what the codec knows: text of numbers, dates and booleans becomes typed when a text table
+            goes to Parquet or Excel, and only category columns are looked at for formulas.
         metadata: key-value pairs for Parquet.
         overwrite: replace a file that exists.
         marks: the rows are 0 and 1 (`marks_frame`), not the table itself.
@@ -87,7 +88,7 @@ def open_writer(
 
 
 def _dialect_for(format: str, source: TableSource | None, marks: bool) -> Dialect | None:
-    """The source's dialect for a text table, with tabs for .tsv; None when it must come from the first frame."""
+    """The source's dialect for a text table; None when it must come from the first frame."""
     if source is None or source.dialect is None:
         return None if format == "csv" else Dialect("\t", header=())
     dialect = source.dialect
@@ -114,5 +115,5 @@ def compression_of(source: TableSource) -> str:
     metadata = pq.ParquetFile(source.path).metadata
     if not metadata.num_row_groups or not metadata.num_columns:
         return "snappy"
-    name = metadata.row_group(0).column(0).compression.lower()
+    name: str = metadata.row_group(0).column(0).compression.lower()
     return {"uncompressed": "none", "lz4_raw": "lz4"}.get(name, name)

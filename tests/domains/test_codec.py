@@ -162,13 +162,28 @@ def drawn(codec: TableCodec, n: int, g: np.random.Generator) -> Coded:
     return Coded(numbers, np.array(codes, dtype=np.int32).reshape(q, n).T)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(
-    seed=st.integers(0, 2**32),
-    names=st.lists(st.sampled_from(sorted(MAKERS)), min_size=1, max_size=8),
-    n=st.sampled_from([0, 1, 2, 9, 30]),
-)
+TABLES = {
+    "seed": st.integers(0, 2**32),
+    "names": st.lists(st.sampled_from(sorted(MAKERS)), min_size=1, max_size=8),
+    "n": st.sampled_from([0, 1, 2, 9, 30]),
+}
+QUIET = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
+
+
+@settings(max_examples=150, **QUIET)
+@given(**TABLES)
 def test_observed_cells_come_back_bit_for_bit(seed: int, names: list[str], n: int) -> None:
+    observed_come_back(seed, names, n)
+
+
+@pytest.mark.slow
+@settings(max_examples=4000, **QUIET)
+@given(**TABLES)
+def test_observed_cells_of_thousands_of_odd_tables_come_back(seed: int, names: list[str], n: int) -> None:
+    observed_come_back(seed, names, n)
+
+
+def observed_come_back(seed: int, names: list[str], n: int) -> None:
     frame = odd_table(seed, names, n)
     before = frame.copy(deep=True)
     codec = TableCodec().fit(frame)
@@ -359,7 +374,7 @@ def test_a_category_that_the_table_lacks_is_added_to_its_dtype() -> None:
 def test_a_row_of_nothing_is_filled_with_what_was_learned(empty: list[Any]) -> None:
     train = pd.DataFrame({"c": ["a", "b", "a"], "x": [1.5, 2.5, 3.5], "b": [True, False, True]})
     codec = TableCodec().fit(train)
-    like = pd.DataFrame({name: empty for name in train})
+    like = pd.DataFrame(dict.fromkeys(train, empty))
     out = codec.decode(Coded(np.array([[2.5]]), np.array([[1, 1]], np.int32)), like, codec.where(like))
     assert out.iloc[0].tolist() == ["b", 2.5, True]
 
