@@ -193,7 +193,8 @@ def _axes(x: Tensor, k: int) -> Tensor:
     values, vectors = values.flip(0)[:k], vectors.flip(1)[:, :k]
     if n <= d:
         vectors = x.double().T @ (vectors / values.clamp(min=1e-12).sqrt())
-    return vectors.to(x)
+    axes: Tensor = vectors.to(x)
+    return axes
 
 
 def _principal(x: Tensor, k: int, floor: float, folds: int = 5) -> tuple[Tensor, Tensor]:
@@ -212,7 +213,8 @@ def _principal(x: Tensor, k: int, floor: float, folds: int = 5) -> tuple[Tensor,
         along += projected.square().sum(0) / len(x)
         left += (new - projected @ axes.T).square().sum(0) / len(x)
     variance, axes = left.clamp(min=floor), _axes(x, k)
-    return axes * (along - variance @ axes.square()).clamp(min=0).sqrt(), variance
+    spread: Tensor = (along - variance @ axes.square()).clamp(min=0).sqrt()
+    return axes * spread, variance
 
 
 class CrossFitted(nn.Module):
