@@ -29,7 +29,7 @@ def test_bits_per_dimension_of_a_gaussian(schedule):
     prior, keys = gaussian(schedule), Keys.range(0, 20)
     x = prior.sample(keys)
     truth = bits_per_dimension(prior.log_density(x), SIZE)
-    exact = bits_per_dimension(log_likelihood(prior, x, keys, steps=20, probes=None), SIZE)
+    exact = bits_per_dimension(log_likelihood(prior, x, keys, steps=30, probes=None), SIZE)
     assert (exact - truth).abs().max() < 0.01
 
 
@@ -51,7 +51,7 @@ def test_a_mixture_and_a_conditional_density():
     x = prior.sample(keys)
     observed = torch.tensor([True, False, False]).expand(12, 3)
     for condition in (NOTHING, Condition(known=Encoded(x * observed, observed))):
-        got = log_likelihood(prior, x, keys, condition, steps=20, probes=None)
+        got = log_likelihood(prior, x, keys, condition, steps=30, probes=None)
         assert (got - prior.log_density(x, condition=condition)).abs().max() < 0.02
 
 
