@@ -117,7 +117,9 @@ def flush_to_disk(path: Path) -> None:
     """fsync a file, or a folder (which makes renames in it survive a power cut)."""
     if os.name == "nt" and path.is_dir():  # pragma: no cover - Windows cannot open folders
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(
+        path, os.O_RDONLY if path.is_dir() else os.O_RDWR
+    )  # Windows syncs only what it may write
     try:
         os.fsync(handle)
     finally:
@@ -158,7 +160,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
         path: the file to be; an older one stays until the new one is whole, and stays if it never is.
 
     Raises:
-        EbbtideError, InputError: full disk, read-only folder; see `explained`.
+        EbbtideError, InputError: full disk, read-only folder (see `explained`), another process at it.
 
     Example:
         >>> import tempfile
@@ -170,18 +172,18 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     partial = partial_of(path)
-    with explained(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove(partial)
-    try:
-        with explained(path):
-            yield partial
-            flush_to_disk(partial)
-            os.replace(partial, path)
-            flush_to_disk(path.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with locked(path):  # two processes would rename each other's halves
+        try:
+            with explained(path):
+                remove(partial)
+                yield partial
+                flush_to_disk(partial)
+                os.replace(partial, path)
+                flush_to_disk(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
 
 
 # --- locks --------------------------------------------------------------------------------------
@@ -211,6 +213,8 @@ def _told(lock: Path) -> str:
 
 
 def _alive(pid: int) -> bool:
+    if os.name == "nt":  # pragma: no cover - there signal 0 is Ctrl-C
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -393,6 +393,8 @@ def test_two_processes_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with child_holding(folder) as child:
         with pytest.raises(InputError, match=f"folder-locked: .*m: another .*process {child} on"):
             write_model(folder, {}, weights(1))
+        with pytest.raises(InputError, match="folder-locked"), replace_atomically(folder):
+            pass
         assert not folder.exists()
     # The holder was killed: its lock, still lying there, is taken over.
     assert (tmp_path / "m.lock").exists()
