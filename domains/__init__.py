@@ -1,7 +1,9 @@
-"""A domain turns raw data into (values, observed, condition) and back. The pipelines know a domain only by this.
+"""A domain turns raw data into (values, observed, condition) and back. The pipelines know a domain only
+by this.
 
 Tables are one domain, MRI volumes another, images a third. Each is one object with the verbs of `Domain`; a
-pipeline works through a data set in units (a row group of a table, one volume, one image), so that memory stays
+pipeline works through a data set in units (a row group of a table, one volume, one image), so that
+memory stays
 bounded and finished units survive an interruption.
 """
 
@@ -125,7 +127,8 @@ class Domain(Protocol[Raw, FittedT]):
     def fill(
         self, fitted: FittedT, survey: Survey, unit: Unit[Raw], request: Request, folder: Path
     ) -> dict[str, Any]:
-        """Fill one unit and keep what was drawn in `folder` (which exists and is empty). Gives counts, as JSON."""
+        """Fill one unit and keep what was drawn in `folder` (which exists and is empty). Gives counts,
+        as JSON."""
 
     def assemble(
         self,

@@ -129,7 +129,8 @@ class TabularImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
         return [self._like(pd.concat([p[i] for p in pieces]), X) for i in range(count)]
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
-        """Write the fitted model as a folder of safetensors and JSON (`load` and `ebbtide impute --model`)."""
+        """Write the fitted model as a folder of safetensors and JSON (`load` and `ebbtide impute
+        --model`)."""
         check_is_fitted(self)
         names = [str(name) for name in getattr(self, "feature_names_in_", [])]
         about = {
@@ -180,7 +181,8 @@ class TabularImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _frame(self, X: Any, reset: bool) -> pd.DataFrame:
-        """`X` as a DataFrame with the columns' names (x0, x1, ... for arrays), after scikit-learn's checks."""
+        """`X` as a DataFrame with the columns' names (x0, x1, ... for arrays), after scikit-learn's
+        checks."""
         if isinstance(X, pd.DataFrame):
             validate_data(self, X, skip_check_array=True, reset=reset)
             frame = X

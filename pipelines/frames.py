@@ -28,7 +28,8 @@ class Imputation:
         mask: bool, shaped like `table`: the cells that were filled.
         std: numeric columns: standard deviation of the draws, 0 where observed.
         lower, upper: numeric columns: 90 % interval of each cell; an observed cell is its own bounds.
-        probability: categorical columns: the model's probability of the most probable level; 1 where observed.
+        probability: categorical columns: the model's probability of the most probable level; 1 where
+        observed.
         tables: one completed table for each draw, for multiple imputation (see `ebbtide.pool`).
         model: what filled it; pass it on as `model=` or `model.save("folder")` it.
     """
@@ -107,7 +108,8 @@ def impute(
         missing: codes that mean "missing" besides empty cells: ("?", -999).
         kinds: column -> kind, where the recognised one is not right: {"zip": "category"}.
         columns: fill only these.
-        key: a column that names the rows. Draws follow the key, and so do not depend on the order of the rows;
+        key: a column that names the rows. Draws follow the key, and so do not depend on the order of the
+        rows;
             without it they follow the position.
         model: a model trained before (its folder, or `Imputation.model`); None trains one on `table`.
         settings: of the model that is trained.
@@ -180,14 +182,17 @@ def row_keys(table: pd.DataFrame, key: str | None) -> np.ndarray:
     if key is None:
         return np.arange(len(table), dtype=np.int64)
     if key not in table.columns:
-        raise InputError("key-unknown", f"there is no column {key!r}", "key", "name one of the table's columns")
+        raise InputError(
+            "key-unknown", f"there is no column {key!r}", "key", "name one of the table's columns"
+        )
     keys = column_keys(table[key])
     require_unique(keys, f"table, column {key}")
     return keys
 
 
 def canonical(table: pd.DataFrame, keys: np.ndarray | None) -> pd.DataFrame:
-    """The rows in the order of their keys, so that what is learnt does not depend on the order they came in."""
+    """The rows in the order of their keys, so that what is learnt does not depend on the order they came
+    in."""
     return table if keys is None else table.iloc[np.argsort(keys, kind="stable")]
 
 

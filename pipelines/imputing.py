@@ -1,6 +1,7 @@
 """`ebbtide impute DATA -o OUT`: fill what is missing in a data set of any size, unit by unit.
 
-Work in progress lives in `OUT.partial`: a state file, the model, and one folder for each finished unit. Running
+Work in progress lives in `OUT.partial`: a state file, the model, and one folder for each finished unit.
+Running
 the same command again goes on where it stopped; `OUT` appears by one rename when all is whole.
 """
 
@@ -10,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 

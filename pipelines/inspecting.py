@@ -57,7 +57,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     width = max((len(column["name"]) for column in columns), default=0)
     told = [
         f"{facts['model']}: a model of tables, {facts['bytes'] / 1e6:.1f} MB, made by {facts['made_by']}",
-        f"  trained on  {about.get('rows', 0):,} rows of {about.get('data', 'a table')}, seed {about.get('seed', 0)}",
+        f"  trained on  {about.get('rows', 0):,} rows of {about.get('data', 'a table')}, "
+        f"seed {about.get('seed', 0)}",
         f"  can         {', '.join(facts['can'])} (ebbtide impute TABLE -o OUT --model {facts['model']})",
         f"  sha256      {facts['sha256']}",
         f"  columns     {len(columns)}, {sum(column['modelled'] for column in columns)} of them modelled",

@@ -1,4 +1,5 @@
-"""What every output says about itself: by which tool and model, from which data, with which seed and options."""
+"""What every output says about itself: by which tool and model, from which data, with which seed and
+options."""
 
 from __future__ import annotations
 

@@ -110,5 +110,7 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     if not (found := re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)):
-        raise InputError("shard", f"{text!r} is not i/n", "--shard", "write 2/7 for the second of seven parts")
+        raise InputError(
+            "shard", f"{text!r} is not i/n", "--shard", "write 2/7 for the second of seven parts"
+        )
     return int(found[1]), int(found[2])

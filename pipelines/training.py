@@ -1,6 +1,7 @@
 """`ebbtide train DATA -o MODEL`: learn from a data set and leave a model folder behind.
 
-Checkpoints lie in `MODEL.training` until the model is whole; a killed training goes on from there with `resume`,
+Checkpoints lie in `MODEL.training` until the model is whole; a killed training goes on from there with
+`resume`,
 to the same weights as if it had never stopped.
 """
 
@@ -72,7 +73,8 @@ def train(
         progress: called with the stage and the fraction of it done.
 
     Raises:
-        InputError: bad data; a model that exists; a stopped training that is not to be resumed, or is another.
+        InputError: bad data; a model that exists; a stopped training that is not to be resumed, or is
+        another.
     """
     data, out = Path(data), Path(out)
     refuse_existing(out, overwrite)

@@ -1,4 +1,5 @@
-"""Tables: CSV, TSV, Parquet and Excel; numbers, categories, dates; read, modelled, filled and written as they were."""
+"""Tables: CSV, TSV, Parquet and Excel; numbers, categories, dates; read, modelled, filled and written as
+they were."""
 
 from .domain import TableOptions, TableSurvey, TabularDomain
 

@@ -80,7 +80,12 @@ class TabularDomain:
         """The table as a source of frames; see `open_table`."""
         o = self.options
         return open_table(
-            path, delimiter=o.delimiter, encoding=o.encoding, header=o.header, decimal=o.decimal, sheet=o.sheet
+            path,
+            delimiter=o.delimiter,
+            encoding=o.encoding,
+            header=o.header,
+            decimal=o.decimal,
+            sheet=o.sheet,
         )
 
     def check(self, path: Path) -> list[Fault]:
@@ -124,7 +129,7 @@ class TabularDomain:
         if key is None:
             return None
         where = str(source.path)
-        found = [column_keys(frame[key], where) for frame in source.chunks(per_unit)]
+        found = [column_keys(frame[key], where, int(frame.index[0])) for frame in source.chunks(per_unit)]
         keys = np.concatenate(found) if found else np.empty(0, np.int64)
         require_unique(keys, f"{where}, column {key!r}")
         return keys

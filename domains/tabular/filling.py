@@ -1,4 +1,5 @@
-"""What filling some rows gives: completed rows by the statistic asked for, single draws, and how sure each is."""
+"""What filling some rows gives: completed rows by the statistic asked for, single draws, and how sure
+each is."""
 
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ def point(filled: Filled, statistic: Statistic) -> Coded:
         case "mean":
             return Coded(filled.mean, filled.mode)
         case "median":
-            return Coded(np.median(filled.numbers, axis=0), filled.mode)
+            return Coded(filled.median, filled.mode)
         case "mode":
             return Coded(half_sample_mode(filled.numbers), filled.mode)
         case "sample":
@@ -92,9 +93,7 @@ class Filling:
 
     def draw(self, index: int) -> pd.DataFrame:
         """The completed rows by one draw, for multiple imputation."""
-        return self._decode(
-            Coded(self.filled.numbers[index], self.filled.codes[index]), self.uniform(index)
-        )
+        return self._decode(Coded(self.filled.numbers[index], self.filled.codes[index]), self.uniform(index))
 
     def std(self) -> pd.DataFrame:
         """(n, numeric columns) standard deviation of the draws, 0 where observed, in the column's unit
@@ -122,7 +121,8 @@ class Filling:
         return [column for column in self.codec.columns_ if getattr(column, wanted)]
 
     def _spread(self, columns: Sequence[Column], inner: np.ndarray, observed: float) -> pd.DataFrame:
-        """`inner` (k, columns) laid into all rows; `observed` where a cell was there, NaN where none could be."""
+        """`inner` (k, columns) laid into all rows; `observed` where a cell was there, NaN where none
+        could be."""
         labels = [column.label for column in columns]
         at = [self.frame.columns.get_loc(label) for label in labels]
         values = np.full((len(self.frame), len(at)), np.nan)

@@ -30,7 +30,9 @@ BYTES_IN_MEMORY = 64 * 2**20
 def require_rows(frame: pd.DataFrame) -> None:
     """Raise InputError when there is nothing to learn from."""
     if frame.shape[1] == 0:
-        raise InputError("table-no-columns", "0 feature(s) (no columns)", "table", "give a table with columns")
+        raise InputError(
+            "table-no-columns", "0 feature(s) (no columns)", "table", "give a table with columns"
+        )
     if len(frame) == 0:
         raise InputError("table-no-rows", "the table has no rows", "table", "give a table with rows")
 
@@ -43,7 +45,7 @@ def content_keys(coded: Coded) -> np.ndarray:
     return np.fromiter((int.from_bytes(digest, "little") >> 1 for digest in digests), np.int64, len(rows))
 
 
-def column_keys(values: pd.Series, where: str = "table") -> np.ndarray:
+def column_keys(values: pd.Series[Any], where: str = "table", first_row: int = 0) -> np.ndarray:
     """(n,) int64 row keys from a key column's text, the same in whatever order the rows come.
 
     Raises:
@@ -53,7 +55,7 @@ def column_keys(values: pd.Series, where: str = "table") -> np.ndarray:
     if missing.any():
         raise InputError(
             "key-missing",
-            f"{missing.sum()} of {len(missing)} keys are missing (first at row {int(missing.argmax())})",
+            f"{missing.sum()} of {len(missing)} keys are missing (first at row {first_row + int(missing.argmax()) + 1})",
             f"{where}, column {values.name}",
             "choose a key column without blanks, or leave --key away to key rows by their position",
         )
@@ -66,10 +68,10 @@ def require_unique(keys: np.ndarray, where: str) -> None:
     again = np.zeros(len(keys), bool)
     again[order[1:]] = keys[order[1:]] == keys[order[:-1]]
     if again.any():
-        rows = ", ".join(str(row) for row in np.flatnonzero(again)[:5])
+        rows = ", ".join(str(row + 1) for row in np.flatnonzero(again)[:5]) + ", ..." * (again.sum() > 5)
         raise InputError(
             "key-duplicate",
-            f"{again.sum()} rows repeat a key that an earlier row has (rows {rows}{', ...' if again.sum() > 5 else ''})",
+            f"{again.sum()} rows repeat a key that an earlier row has (rows {rows})",
             where,
             "a key must name one row; leave --key away to key rows by their position",
         )
@@ -100,7 +102,14 @@ def require_columns(codec: TableCodec, columns: Sequence[str]) -> Sequence[str]:
 def nothing(part: Coded, draws: int) -> Filled:
     """The answer for no rows at all."""
     numbers, codes = np.zeros((draws, *part.numbers.shape)), np.zeros((draws, *part.codes.shape), np.int32)
-    return Filled(numbers, codes, part.numbers, np.ones(part.codes.shape), part.codes)
+    return Filled(
+        numbers=numbers,
+        codes=codes,
+        mean=part.numbers,
+        median=part.numbers,
+        probability=np.ones(part.codes.shape),
+        mode=part.codes,
+    )
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ class FittedTable:
         """Learn from the rows of `frame`.
 
         Args:
-            missing: codes that mean "missing" besides the empty cell, for all columns ("?", -999) or by column.
+            missing: codes that mean "missing" besides the empty cell, for all columns or by column.
             kinds: column -> kind, where the recognised one is not right.
             decimal: the decimal sign of numbers held as text, where it is known.
             settings: the model's.
@@ -194,7 +203,9 @@ class FittedTable:
         rows = np.flatnonzero(where.any(1))
         items = content_keys(coded) if items is None else items
         part = Coded(coded.numbers[rows], coded.codes[rows])
-        filled = self.model.fill(part, items[rows], seed=seed, draws=draws) if len(rows) else nothing(part, draws)
+        filled = (
+            self.model.fill(part, items[rows], seed=seed, draws=draws) if len(rows) else nothing(part, draws)
+        )
         chosen = torch.from_numpy(items[rows].astype(np.int64))
         keys = Keys(seed, chosen, torch.zeros_like(chosen))
         return Filling(frame, where, self.codec, coded, rows, keys, filled)

@@ -1,6 +1,8 @@
-"""What was drawn for the missing cells of some rows, as arrays on disk; and the files made from it in the end.
+"""What was drawn for the missing cells of some rows, as arrays on disk; and the files made from it in
+the end.
 
-A unit's outcome holds the filled rows alone, in the codec's numbers and codes. The completed table is written in a
+A unit's outcome holds the filled rows alone, in the codec's numbers and codes. The completed table is
+written in a
 last pass over the input, so that observed cells go from file to file untouched.
 """
 
@@ -23,7 +25,6 @@ from .model import interval
 from .reading import TableSource
 from .writing import Writer, marks_frame, open_writer
 
-
 SEEN = 2_000
 """Rows of a piece that are kept as they were, for pictures."""
 
@@ -35,7 +36,8 @@ class Outcome:
     Args:
         rows: (k,) positions of the rows in the file.
         numbers, codes: (k, p) and (k, q), the values by the statistic that was asked for.
-        uniform: (1 + d, k, q) which of the pooled rare levels is meant, for the values and for each kept draw.
+        uniform: (1 + d, k, q) which of the pooled rare levels is meant, for the values and for each kept
+        draw.
         std, lower, upper: (k, p) of the draws; 90 % interval.
         probability: (k, q) of the most probable level.
         draw_numbers, draw_codes: (d, k, p) and (d, k, q), the draws that are kept.
@@ -104,7 +106,9 @@ class Outcome:
 
     def save(self, folder: Path) -> None:
         """Write the arrays (numpy's npz, no pickle) into a folder."""
-        np.savez(folder / "outcome.npz", allow_pickle=False, **{name: getattr(self, name) for name in _ARRAYS})
+        np.savez(
+            folder / "outcome.npz", allow_pickle=False, **{name: getattr(self, name) for name in _ARRAYS}
+        )
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -284,7 +288,9 @@ def spread_frame(
         values = np.full(len(unit.raw), np.nan)
         values[outcome.rows - unit.start] = inner
         values[~cells] = np.nan
-        made[f"{column.name}.{'std' if column.is_number else 'probability'}"] = _short(values) if text else values
+        made[f"{column.name}.{'std' if column.is_number else 'probability'}"] = (
+            _short(values) if text else values
+        )
     return pd.DataFrame(made, index=unit.raw.index)
 
 

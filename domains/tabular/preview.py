@@ -42,7 +42,6 @@ def plain(axes: Axes) -> None:
     axes.title.set_color(INK)
 
 
-
 @dataclass(frozen=True)
 class Seen:
     """What a panel shows of one column.
@@ -92,7 +91,9 @@ def columns_seen(columns: Sequence[Column], outcomes: Sequence[Outcome]) -> list
                     [o.upper[:, p] for o in outcomes],
                 )
             )
-            found.append(Seen(column, observed[~np.isnan(observed)], filled, drawn, lower, upper, len(filled)))
+            found.append(
+                Seen(column, observed[~np.isnan(observed)], filled, drawn, lower, upper, len(filled))
+            )
             p += 1
         elif column.is_category:
             observed = np.concatenate([o.seen_codes[:, q] for o in outcomes])

@@ -1,6 +1,8 @@
-"""A small honest model for tests about everything but the model: one Gaussian for the numbers, shares for the levels.
+"""A small honest model for tests about everything but the model: one Gaussian for the numbers, shares
+for the levels.
 
-It has the interface of `domains.tabular.model.TableModel`, is fitted in closed form in milliseconds, and its draws
+It has the interface of `domains.tabular.model.TableModel`, is fitted in closed form in milliseconds, and
+its draws
 depend on (seed, item, draw) alone.
 """
 
@@ -74,16 +76,16 @@ class GaussianModel:
                 codes[:, row, j] = np.searchsorted(np.cumsum(self.shares[j])[:-1], uniform[row, :, j])
                 mode[row, j] = self.shares[j].argmax()
                 probability[row, j] = self.shares[j].max()
-        return Filled(numbers, codes, mean, probability, mode)
+        return Filled(
+            numbers=numbers, codes=codes, mean=mean, median=mean, probability=probability, mode=mode
+        )
 
     def _row(self, row: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         gone = np.isnan(row)
         if not gone.any():
             return row, row
         known = ~gone
-        gain = np.linalg.solve(
-            self.covariance[np.ix_(known, known)], self.covariance[np.ix_(known, gone)]
-        ).T
+        gain = np.linalg.solve(self.covariance[np.ix_(known, known)], self.covariance[np.ix_(known, gone)]).T
         centre = self.mean[gone] + gain @ (row[known] - self.mean[known])
         rest = self.covariance[np.ix_(gone, gone)] - gain @ self.covariance[np.ix_(known, gone)]
         values, vectors = np.linalg.eigh((rest + rest.T) / 2)

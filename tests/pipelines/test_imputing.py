@@ -1,4 +1,5 @@
-"""`impute_file`: what lies in the output, and that neither units, shards, order nor a kill change a byte of it."""
+"""`impute_file`: what lies in the output, and that neither units, shards, order nor a kill change a byte
+of it."""
 
 from __future__ import annotations
 
@@ -145,7 +146,9 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, unit: int) -> Callable[[], None]:
     return lambda: monkeypatch.setattr(TabularDomain, "fill", real)
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = write_table(tmp_path / "table.csv")
     monkeypatch.setattr(domain_module, "ROWS_AT_LEAST", 6)
     monkeypatch.setattr(domain_module, "CELLS_AT_A_TIME", 30)
@@ -241,6 +244,6 @@ def test_a_damaged_table_leaves_nothing_behind(tmp_path: Path) -> None:
     lines = table.read_text().splitlines()
     lines[7] = lines[7].rpartition(",")[0].rpartition(",")[0]
     table.write_text("\n".join(lines))
-    with pytest.raises(InputError, match="row-length.*row 7"):
+    with pytest.raises(InputError, match=r"row-length.*row 7"):
         impute_file(table, tmp_path / "out", domain=domain())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv"]

@@ -57,8 +57,6 @@ def test_degrees_never_exceed_those_of_a_complete_table() -> None:
         ([1.0, 2.0], [1.0, 1.0], 1.0, "pool-level"),
     ],
 )
-def test_bad_input_is_named(
-    estimates: list[float], variances: list[float], level: float, code: str
-) -> None:
+def test_bad_input_is_named(estimates: list[float], variances: list[float], level: float, code: str) -> None:
     with pytest.raises(InputError, match=code):
         pool(estimates, variances, level=level)
