@@ -177,7 +177,7 @@ def test_observed_cells_come_back_bit_for_bit(seed: int, names: list[str], n: in
 
 
 @pytest.mark.slow
-@settings(max_examples=4000, **QUIET)
+@settings(max_examples=2000, **QUIET)
 @given(**TABLES)
 def test_observed_cells_of_thousands_of_odd_tables_come_back(seed: int, names: list[str], n: int) -> None:
     observed_come_back(seed, names, n)
