@@ -103,12 +103,22 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "validate_every", "validation_draws", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise InputError("bad-setting", f"{name} must be at least 1", "training settings", "raise it")
-        if not self.learning_rate > 0:
-            raise InputError("bad-setting", "learning_rate must be above 0", "training settings", "raise it")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise InputError("bad-setting", "micro_batch must be at least 1", "training settings", "raise it")
+            self._require(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("micro_batch", "patience"):
+            self._require(
+                getattr(self, name) is None or getattr(self, name) >= 1, name, "at least 1, or none"
+            )
+        for name in ("gradient_clip", "time_limit"):
+            self._require(getattr(self, name) is None or getattr(self, name) > 0, name, "above 0, or none")
+        self._require(0 < self.learning_rate < math.inf, "learning_rate", "above 0")
+        self._require(self.warmup >= 0 and self.weight_decay >= 0, "warmup and weight_decay", "0 or more")
+        self._require(self.decay in ("cosine", "constant"), "decay", "cosine or constant")
+        self._require(self.precision in ("fp32", "bf16"), "precision", "fp32 or bf16")
+
+    @staticmethod
+    def _require(holds: bool, name: str, expected: str) -> None:
+        if not holds:
+            raise InputError("bad-setting", f"{name} must be {expected}", "training settings", "change it")
 
     def rate(self, step: int) -> float:
         """The learning rate of step 0, 1, ..."""

@@ -167,12 +167,26 @@ def test_learning_rate_over_the_steps() -> None:
     assert replace(settings, decay="constant").rate(109) == 2.0
 
 
-@pytest.mark.parametrize(
-    "bad", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": -1.0}, {"micro_batch": 0}]
-)
-def test_bad_settings_are_named(bad: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=f"bad-setting.*{next(iter(bad))}"):
-        TrainingSettings(**bad)
+BAD = {
+    "steps": 0,
+    "batch_size": 0,
+    "validate_every": 0,
+    "checkpoint_every": -1,
+    "micro_batch": 0,
+    "patience": 0,
+    "learning_rate": math.nan,
+    "gradient_clip": 0.0,
+    "time_limit": 0.0,
+    "weight_decay": -1.0,
+    "decay": "linear",
+    "precision": "fp16",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_settings_are_named(name: str) -> None:
+    with pytest.raises(InputError, match=f"bad-setting.*{name}"):
+        TrainingSettings(**{name: BAD[name]})
 
 
 # --- what comes when ----------------------------------------------------------------------------
