@@ -71,7 +71,9 @@ Text = str | None
 def _table(
     *,
     missing: Annotated[Text, typer.Option(metavar="CODES", help='Mean "missing": "?,-999".')] = None,
-    kinds: Annotated[Sequence[str], typer.Option(metavar="COLUMN=KIND", help="Where seen wrongly.")] = (),
+    kinds: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=KIND", help="Where seen wrongly.")
+    ] = None,
     key: Annotated[Text, typer.Option(metavar="COLUMN", help="Names the rows, in any order.")] = None,
     header: Annotated[bool | None, typer.Option(help="Whether line 1 names columns.")] = None,
     delimiter: Annotated[Text, typer.Option(metavar="SIGN", help="Between the cells of a CSV.")] = None,
@@ -80,7 +82,7 @@ def _table(
     sheet: Annotated[Text, typer.Option(metavar="NAME", help="Of an Excel file.")] = None,
 ) -> TableWords:
     """The options that say how to read a table; None means as seen in the file."""
-    return TableWords(missing, tuple(kinds), key, header, delimiter, encoding, decimal, sheet)
+    return TableWords(missing, tuple(kinds or ()), key, header, delimiter, encoding, decimal, sheet)
 
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="A table: CSV, TSV, Parquet or Excel.")]
