@@ -360,9 +360,9 @@ class UniPC(DPMSolver3M):
 
     def step(self, denoiser: Denoiser, x_t: Tensor, step: Step, condition: Condition, keys: Keys) -> Tensor:
         x_0 = denoiser(x_t, step.t, condition)
-        corrected = self._correct(x_t, x_0, step)
         if step.s is None:
-            return x_0 + (corrected - x_t) / step.alpha_t
+            return x_0
+        corrected = self._correct(x_t, x_0, step)
         self._from = (corrected, step) if step.alpha_t > 0 else None
         return self._predict(corrected, x_0, step)
 
