@@ -329,7 +329,8 @@ class Learner:
             moments = {k: held["optimizer"].get(f"{k}.{name}") for k in ("step", "exp_avg", "exp_avg_sq")}
             if moments["step"] is not None:
                 self.optimizer.state[parameter] = moments
-        self.step, self.stale, self.micro_batch = facts["step"], facts["stale"], facts["micro_batch"]
+        self.step, self.stale = facts["step"], facts["stale"]
+        self.micro_batch = min(self.micro_batch, facts["micro_batch"])  # it may have run out of memory before
         self.history, self.events, self._losses = facts["history"], facts["events"], facts["losses"]
         self.best = None if facts["best"] is None else (facts["best"][0], facts["best"][1])
 

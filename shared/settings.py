@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol
 
@@ -129,7 +130,11 @@ class TrainingSettings:
         return rate * (1 + math.cos(math.pi * min(passed, 1.0))) / 2
 
     def described(self) -> dict[str, Any]:
-        """Plain JSON: numbers and texts as they are, objects by their repr."""
+        """Plain JSON: numbers and texts as they are, objects by their repr (without where they lie in memory,
+        which another process would not agree with)."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         plain = (int, float, str, type(None))
-        return {name: v if isinstance(v, plain) else repr(v) for name, v in values.items()}
+        return {
+            name: v if isinstance(v, plain) else re.sub(r" at 0x[0-9a-f]+", "", repr(v))
+            for name, v in values.items()
+        }

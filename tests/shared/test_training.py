@@ -26,7 +26,7 @@ from ebbtide.shared.errors import EbbtideError, InputError
 from ebbtide.shared.files import locked
 from ebbtide.shared.learner import Learner
 from ebbtide.shared.noise import Keys, White
-from ebbtide.shared.schedules import EDM, LogNormalDensity
+from ebbtide.shared.schedules import EDM, LogNormalDensity, UniformDensity
 from ebbtide.shared.training import Batch, Diverged, Interrupted, Trained, TrainingSettings, train
 
 torch.set_num_threads(1)
@@ -189,6 +189,17 @@ def test_bad_settings_are_named(name: str) -> None:
         TrainingSettings(**{name: BAD[name]})
 
 
+def test_settings_are_described_alike_in_every_process() -> None:
+    class Plain(White):
+        __repr__ = object.__repr__
+
+    described = TrainingSettings(noise=Plain()).described()
+    assert described == TrainingSettings(noise=Plain()).described()
+    assert json.loads(json.dumps(described)) == described
+    assert described["density"] == "LogNormalDensity(mean=-1.2, std=1.2)"
+    assert described["ema"] == "PowerFunction(std=0.05)"
+
+
 # --- what comes when ----------------------------------------------------------------------------
 
 
@@ -208,19 +219,33 @@ def test_every_example_comes_once_an_epoch(n: int) -> None:
     assert torch.equal(alone.draws, batches[77].draws)
 
 
-def test_times_are_stratified() -> None:
-    seen: list[Tensor] = []
+def test_times_are_stratified_and_every_step_has_its_own_noise() -> None:
+    def two_steps(micro_batch: int) -> list[tuple[Tensor, Tensor]]:
+        seen: list[tuple[Tensor, Tensor]] = []
+        settings = replace(SMALL, density=UniformDensity(), micro_batch=micro_batch)
+        learner = Learner(fresh(), rows(), settings)
+        loss = learner.denoiser.loss
 
-    @dataclass(frozen=True)
-    class Spy:
-        def sample(self, schedule: object, uniform: Tensor) -> Tensor:
-            seen.append(uniform)
-            return uniform
+        def spy(x_0: Tensor, noise: Tensor, t: Tensor, *rest: Any) -> Tensor:
+            seen.append((noise, t))
+            return loss(x_0, noise, t, *rest)
 
-    learner = Learner(fresh(), rows(), replace(SMALL, density=Spy(), micro_batch=4))
-    learner.advance()
-    uniform = torch.cat(seen)
-    assert torch.equal((uniform * 16).floor(), torch.arange(16.0, dtype=torch.float64))
+        learner.denoiser.loss = spy  # type: ignore[method-assign]
+        learner.advance()
+        learner.advance()
+        half = len(seen) // 2
+        return [
+            (torch.cat([n for n, _ in part]), torch.cat([t for _, t in part]))
+            for part in (seen[:half], seen[half:])
+        ]
+
+    (noise, t), (later_noise, later_t) = two_steps(micro_batch=4)
+    assert torch.equal((t * 16).floor(), torch.arange(16.0, dtype=torch.float64))
+    assert torch.equal((later_t * 16).floor(), (t * 16).floor())
+    assert not (later_t == t).any()
+    assert not (later_noise == noise).any()
+    assert noise.unique().numel() == noise.numel()
+    assert all(torch.equal(a, b) for a, b in zip(two_steps(16)[1], (later_noise, later_t), strict=True))
 
 
 # --- learning -----------------------------------------------------------------------------------
