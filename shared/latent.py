@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,15 @@ def _fill_up(x: Tensor, factor: int) -> Tensor:
         if n % factor:
             x = x.index_select(axis, torch.arange(n + -n % factor, device=x.device).clamp(max=n - 1))
     return x
+
+
+def _window(corner: Sequence[int], size: Sequence[int]) -> tuple[Any, ...]:
+    """The index of the spatial box of `size` at `corner`."""
+    return (..., *(slice(a, a + n) for a, n in zip(corner, size, strict=True)))
+
+
+def _crop(x: Tensor, size: Sequence[int]) -> Tensor:
+    return x[_window((0,) * len(size), size)]
 
 
 def _split(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
@@ -75,7 +85,7 @@ def haar_unpack(x: Tensor, size: Sequence[int], levels: int = 1, dtype: torch.dt
             low, high = bands.chunk(2, 2)
             bands = _join(low, high, axis)
         x = bands.squeeze(2)
-    return x[(..., *(slice(n) for n in size))].to(dtype or x.dtype)
+    return _crop(x, size).to(dtype or x.dtype)
 
 
 def haar_known(observed: Tensor, levels: int = 1) -> Tensor:
@@ -110,7 +120,7 @@ def tiled(decode: Callable[[Tensor], Tensor], z: Tensor, tile: int, overlap: int
 
     total: Tensor | None = None
     for corner in product(*(starts(n) for n in z.shape[2:])):
-        part = decode(z[(..., *(slice(s, s + tile) for s in corner))])
+        part = decode(z[_window(corner, (tile,) * len(corner))])
         if total is None:
             total = part.new_zeros(*part.shape[:2], *(factor * n for n in z.shape[2:]))
             weights = part.new_zeros(total.shape[2:])
@@ -119,10 +129,7 @@ def tiled(decode: Callable[[Tensor], Tensor], z: Tensor, tile: int, overlap: int
             place = torch.arange(n, device=part.device)
             ramp = torch.minimum(place + 1, n - place).clamp(max=overlap * factor + 1).to(part.dtype)
             weight = weight * ramp.reshape(-1, *(1,) * (part.ndim - 3 - axis))
-        where = (
-            ...,
-            *(slice(factor * s, factor * s + n) for s, n in zip(corner, part.shape[2:], strict=True)),
-        )
+        where = _window([factor * s for s in corner], part.shape[2:])
         total[where] += part * weight
         weights[where] += weight
     assert total is not None
@@ -184,7 +191,7 @@ class Autoencoder(nn.Module):
             if tile is None
             else tiled(self.network.decode, raw, tile, overlap, self.factor)
         )
-        return x[(..., *(slice(n) for n in size))]  # type: ignore[no-any-return]
+        return _crop(x, size)
 
     @torch.no_grad()
     def fit_scale(self, batches: Iterable[Tensor]) -> None:
@@ -236,7 +243,7 @@ def train_autoencoder(
     for index, x in enumerate(islice(_again(batches), settings.steps)):
         mean, std = autoencoder.moments(x)
         eps = torch.randn(mean.shape, generator=generator).to(mean)
-        made = autoencoder.network.decode(mean + std * eps)[(..., *(slice(n) for n in x.shape[2:]))]
+        made = _crop(autoencoder.network.decode(mean + std * eps), x.shape[2:])
         reconstruction = F.l1_loss(made, x)
         kl = 0.5 * (mean**2 + std**2 - 2 * std.clamp(min=1e-12).log() - 1).mean()
         loss = reconstruction + settings.kl * kl
@@ -246,7 +253,7 @@ def train_autoencoder(
             loss = loss + settings.adversarial * ((fooled - 1) ** 2).mean()
             costs |= {"fooled": fooled.mean().item()}
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         if "fooled" in costs and adversary is not None:
             costs["judged"] = adversary.learn(x, made.detach())
@@ -273,7 +280,7 @@ class _Adversary:
     def learn(self, real: Tensor, made: Tensor) -> float:
         loss = 0.5 * (((self.score(real) - 1) ** 2).mean() + (self.score(made) ** 2).mean())
         self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimiser.step()
         return loss.item()
 

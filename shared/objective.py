@@ -90,7 +90,7 @@ def _product(a: tuple[float, float], b: tuple[float, float]) -> float:
     r"""Inner product of two power-function profiles (gamma, t), each p(tau) = (gamma + 1) tau^gamma /
     t^(gamma + 1) on [0, t] (Karras et al. 2024, eq. 133)."""
     (g, s), (h, t) = sorted([a, b], key=lambda profile: profile[1])
-    return (g + 1) * (h + 1) / (g + h + 1) * (s / t) ** h / t
+    return float((g + 1) * (h + 1) / (g + h + 1) * (s / t) ** h / t)
 
 
 def mixing(snapshots: Sequence[Snapshot], step: int, std: float) -> Tensor:
@@ -102,7 +102,8 @@ def mixing(snapshots: Sequence[Snapshot], step: int, std: float) -> Tensor:
     norm = torch.tensor([_product(a, a) ** 0.5 for a in held], dtype=torch.float64)
     gram = torch.tensor([[_product(a, b) for b in held] for a in held], dtype=torch.float64)
     right = torch.tensor([_product(a, wanted) for a in held], dtype=torch.float64)
-    return torch.linalg.lstsq(gram / norm / norm[:, None], right / norm, driver="gelsd").solution / norm
+    scaled: Tensor = torch.linalg.lstsq(gram / norm / norm[:, None], right / norm, driver="gelsd").solution
+    return scaled / norm
 
 
 def reconstruct(snapshots: Sequence[Snapshot], step: int, std: float) -> dict[str, Tensor]:
