@@ -149,6 +149,34 @@ def check(data: Data, run: Run, table: TableWords) -> int:
 
 
 @verb(app)
+def plan(
+    data: Data,
+    run: Run,
+    table: TableWords,
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="YAML", help="The file to make.")],
+    rows: Rows = 50_000,
+) -> None:
+    """Look at a table, decide how to train on it, and write that down to be read and edited."""
+    from .options import domain_for
+    from .planning import plan
+
+    domain, _ = domain_for(data, **vars(table))
+    with run.console.progress() as progress:
+        done = plan(
+            data,
+            output,
+            domain=domain,
+            rows=rows,
+            seed=run.seed,
+            overwrite=run.overwrite,
+            progress=progress,
+        )
+    facts = {"columns": done.options.kinds, "rows": done.rows, "estimate": done.estimate}
+    run.console.result({"verb": "plan", "plan": output, **facts}, *done.lines)
+
+
+@verb(app)
 def train(
     data: Data,
     run: Run,
@@ -158,6 +186,9 @@ def train(
         Path, typer.Option("-o", "--output", metavar="MODEL", help="The model folder to make.")
     ],
     rows: Rows = 50_000,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="YAML", help="Written by `ebbtide plan`, and edited.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
 ) -> None:
     """Learn from a table, and leave a model that fills others like it."""
@@ -173,6 +204,7 @@ def train(
             seed=run.seed,
             rows=rows,
             device=run.device,
+            plan=plan,
             resume=resume,
             overwrite=run.overwrite,
             options=told,

@@ -199,10 +199,10 @@ def by_features(imputer: Any, given: pd.DataFrame) -> pd.DataFrame:
     made[numbers.columns] = values[:, : numbers.shape[1]] * scale.to_numpy() + numbers.mean().to_numpy()
     at = numbers.shape[1]
     for name, part in zip(others, parts[1:], strict=True):
-        levels = [column.removeprefix(f"{name}=") for column in part.columns]
-        best = values[:, at : at + len(levels)].argmax(1)
-        made[name] = given[name].fillna(pd.Series(np.array(levels)[best], index=given.index))
-        at += len(levels)
+        names = np.array([column.removeprefix(f"{name}=") for column in part.columns])
+        best = values[:, at : at + len(names)].argmax(1)
+        made[name] = given[name].fillna(pd.Series(names[best], index=given.index))
+        at += len(names)
     return made.where(given.isna(), given)
 
 

@@ -146,13 +146,14 @@ def errors(scores: Mapping[str, Mapping[str, float]], picture: Path) -> None:
     """Bars: error of numbers and share of wrong categories, by method."""
     made = figure(10, 2.6)
     ordered = sorted(scores, key=lambda method: -scores[method]["rmse"])
+    rmse = [scores[method]["rmse"] for method in ordered]
+    wrong = [100 * (1 - scores[method]["accuracy"]) for method in ordered]
     measures = [
-        ("error of hidden numbers (RMSE, standard deviations)", lambda s: s["rmse"], "{:.2f}"),
-        ("hidden categories that are wrong", lambda s: 100 * (1 - s["accuracy"]), "{:.0f} %"),
+        ("error of hidden numbers (RMSE, standard deviations)", rmse, "{:.2f}"),
+        ("hidden categories that are wrong", wrong, "{:.0f} %"),
     ]
     axes_in_row: Any = made.subplots(1, 2, sharey=True)
-    for axes, (title, measure, form) in zip(axes_in_row, measures, strict=True):
-        values = [measure(scores[method]) for method in ordered]
+    for axes, (title, values, form) in zip(axes_in_row, measures, strict=True):
         colors = [FILLED if method == "Ebbtide" else OBSERVED for method in ordered]
         bars = axes.barh(ordered, values, 0.62, color=colors)
         axes.bar_label(bars, [form.format(value) for value in values], padding=4, fontsize=9, color=INK)

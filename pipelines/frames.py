@@ -151,9 +151,9 @@ def impute(
             progress("filling", (number + 1) / total)
     if not details:
         return _join(pieces)
-    joined = [_join([piece[i] for piece in pieces]) for i in range(6)]
+    made, mask, std, lower, upper, probability = (_join([piece[i] for piece in pieces]) for i in range(6))
     tables = tuple(_join([piece[6][d] for piece in pieces]) for d in range(draws))
-    return Imputation(*joined, tables, fitted)
+    return Imputation(made, mask, std, lower, upper, probability, tables, fitted)
 
 
 def _details(filling: Filling, statistic: Statistic) -> tuple[Any, ...]:

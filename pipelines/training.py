@@ -15,7 +15,7 @@ from typing import Any
 from ..domains import Domain, Fitted
 from ..shared.errors import Fault, InputError
 from ..shared.files import explained, locked, refuse_existing, remove
-from .manifest import model_sha256, read_json, write_json
+from .manifest import model_sha256, read_json, sha256_of, write_json
 
 Progress = Callable[[str, float], None]
 ROWS = 50_000
@@ -53,6 +53,7 @@ def train(
     seed: int = 0,
     rows: int = ROWS,
     device: str = "auto",
+    plan: Path | str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     options: Mapping[str, Any] | None = None,
@@ -67,6 +68,7 @@ def train(
         seed: same seed, same model.
         rows: how many items to learn from at most.
         device: auto, cpu or cuda.
+        plan: a YAML file by `ebbtide plan`: kinds, missing codes, rows, seed (unless given) and the model.
         resume: go on with a training that was stopped.
         overwrite: replace a model, and throw away a stopped training.
         options: what the domain was told, to recognise a stopped training of the same.
@@ -77,6 +79,13 @@ def train(
         another.
     """
     data, out = Path(data), Path(out)
+    if plan is not None:
+        from ..domains.tabular import TabularDomain
+        from .planning import followed
+
+        written = followed(plan, domain.options)
+        domain, rows, seed = TabularDomain(written.options), written.rows, seed or written.seed
+        options = {**(options or {}), "plan": sha256_of(Path(plan))}
     refuse_existing(out, overwrite)
     with locked(out):
         survey = domain.survey(data, progress)

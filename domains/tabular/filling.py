@@ -61,6 +61,12 @@ def point(filled: Filled, statistic: Statistic) -> Coded:
             return Coded(filled.numbers[0], filled.codes[0])
 
 
+def places(frame: pd.DataFrame, columns: Sequence[Column]) -> list[int]:
+    """Where the columns stand in a frame."""
+    found = {label: place for place, label in enumerate(frame.columns)}
+    return [found[column.label] for column in columns]
+
+
 @dataclass(frozen=True)
 class Filling:
     """Rows of a table and what was drawn for their missing cells.
@@ -105,12 +111,10 @@ class Filling:
     def bounds(self, level: float = LEVEL) -> tuple[pd.DataFrame, pd.DataFrame]:
         """(lower, upper), each (n, numeric columns) in the column's own type; observed cells are their own
         bounds."""
-        at = [self.frame.columns.get_loc(column.label) for column in self._columns("numbers")]
-        lower, upper = (
-            self._decode(Coded(end, self.filled.mode)).iloc[:, at]
-            for end in interval(self.filled.numbers, level)
-        )
-        return lower, upper
+        at = places(self.frame, self._columns("numbers"))
+        lower, upper = interval(self.filled.numbers, level)
+        made = [self._decode(Coded(end, self.filled.mode)).iloc[:, at] for end in (lower, upper)]
+        return made[0], made[1]
 
     def probability(self) -> pd.DataFrame:
         """(n, categorical columns) the model's probability of the most probable level, 1 where observed."""
@@ -124,7 +128,7 @@ class Filling:
         """`inner` (k, columns) laid into all rows; `observed` where a cell was there, NaN where none
         could be."""
         labels = [column.label for column in columns]
-        at = [self.frame.columns.get_loc(label) for label in labels]
+        at = places(self.frame, columns)
         values = np.full((len(self.frame), len(at)), np.nan)
         values[self.rows] = inner
         blank = np.where(self.codec.empty(self.frame)[:, at], np.nan, observed)

@@ -53,9 +53,10 @@ def column_keys(values: pd.Series[Any], where: str = "table", first_row: int = 0
     """
     missing = values.isna().to_numpy()
     if missing.any():
+        first = first_row + int(missing.argmax()) + 1
         raise InputError(
             "key-missing",
-            f"{missing.sum()} of {len(missing)} keys are missing (first at row {first_row + int(missing.argmax()) + 1})",
+            f"{missing.sum()} of {len(missing)} keys are missing, the first at row {first}",
             f"{where}, column {values.name}",
             "choose a key column without blanks, or leave --key away to key rows by their position",
         )

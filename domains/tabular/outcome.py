@@ -19,11 +19,12 @@ import pandas as pd
 
 from .. import Progress, Request, Unit
 from .codec import Coded, Column, TableCodec
-from .filling import Filling, point
+from .filling import Filling, places, point
 from .fitted import FittedTable, require_columns
 from .model import interval
 from .reading import TableSource
-from .writing import Writer, marks_frame, open_writer
+from .writers import Writer
+from .writing import marks_frame, open_writer
 
 SEEN = 2_000
 """Rows of a piece that are kept as they were, for pictures."""
@@ -122,11 +123,10 @@ _ARRAYS = tuple(f.name for f in fields(Outcome) if f.name != "counts")
 
 def holes(filling: Filling) -> tuple[np.ndarray, np.ndarray]:
     """(k, p) and (k, q) bool: which numbers and codes of the filled rows were filled."""
-    places = {label: place for place, label in enumerate(filling.frame.columns)}
     cells = filling.where[filling.rows]
     known = filling.codec.columns_
-    numbers = [places[column.label] for column in known if column.is_number]
-    codes = [places[column.label] for column in known if column.is_category]
+    numbers = places(filling.frame, [column for column in known if column.is_number])
+    codes = places(filling.frame, [column for column in known if column.is_category])
     return cells[:, numbers], cells[:, codes]
 
 
@@ -273,16 +273,16 @@ def spread_frame(
 
     For a number NAME: NAME.std, NAME.lower and NAME.upper (90 %); for a category: NAME.probability.
     """
-    places = {label: place for place, label in enumerate(unit.raw.columns)}
+    place_of = {label: place for place, label in enumerate(unit.raw.columns)}
     ends = [
         codec.decode(_laid(unit, outcome, end, outcome.codes, outcome.uniform[0])[0], unit.raw, where)
         for end in (outcome.lower, outcome.upper)
     ]
     made: dict[str, Any] = {}
     for column, inner, end in _spread_columns(codec, outcome, ends):
-        cells = where[:, places[column.label]]
+        cells = where[:, place_of[column.label]]
         if inner is None:
-            series = end.iloc[:, places[column.label]]
+            series = end.iloc[:, place_of[column.label]]
             made[f"{column.name}.{'lower' if end is ends[0] else 'upper'}"] = series.where(cells)
             continue
         values = np.full(len(unit.raw), np.nan)

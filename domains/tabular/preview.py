@@ -155,11 +155,12 @@ def number_panel(part: Any, seen: Seen) -> None:
         plain(axes)
         axes.spines["left"].set_visible(False)
     if seen.column.kind == "datetime":
-        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+        from matplotlib import dates
 
-        locator = AutoDateLocator(maxticks=5)
+        kit: Any = dates  # its constructors have no types
+        locator = kit.AutoDateLocator(maxticks=5)
         bottom.xaxis.set_major_locator(locator)
-        bottom.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        bottom.xaxis.set_major_formatter(kit.ConciseDateFormatter(locator))
     if seen.column.kind == "duration":
         bottom.set_xlabel("seconds", fontsize=8, color=INK)
 
