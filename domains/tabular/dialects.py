@@ -91,6 +91,11 @@ def sniff(
         raise InputError("empty-file", "the file has no rows", where)
     width = Counter(map(len, rows)).most_common(1)[0][0]
     first = rows[0]
+    if first[0].startswith("sep=") and not any(first[1:]):
+        remedy = "remove that line and name the delimiter (--delimiter)"
+        raise InputError(
+            "sep-line", "the first line is a note to Excel (sep=), not a header", f"{where}, line 1", remedy
+        )
     if header is None and _looks_like_data(first, rows[1:]):
         raise InputError(
             "header-unclear",
@@ -230,10 +235,11 @@ def _delimiter(text: str, whole: bool, path: Path, notes: list[str]) -> str:
             notes.append(f"cells were separated by {_named(good[0])}")
         return good[0]
     lines = [line for line in text.splitlines() if line.strip()][:SAMPLE_ROWS]
-    if not good and _by_blanks(lines, whole):
+    even, numbers = _by_blanks(lines, whole)
+    if not good and even >= 0.8 and numbers:
         notes.append("cells were separated by blanks")
         return " "
-    if not good and not any(d in line for line in lines for d in DELIMITERS):
+    if not good and not (even and numbers) and not any(d in line for line in lines for d in DELIMITERS):
         return "," if path.suffix.lower() not in (".tsv", ".tab") else "\t"
     if path.suffix.lower() in (".tsv", ".tab") and "\t" in text:
         return "\t"
@@ -251,15 +257,15 @@ def _named(delimiter: str) -> str:
     )
 
 
-def _by_blanks(lines: list[str], whole: bool) -> bool:
-    """Rows of mostly numbers with blanks between them."""
+def _by_blanks(lines: list[str], whole: bool) -> tuple[float, bool]:
+    """Share of rows that blanks split into the same number of cells, and whether most are numbers."""
     rows = [line.split() for line in (lines if whole else lines[:-1])]
     if not rows or '"' in "".join(lines):
-        return False
+        return 0.0, False
     width, count = Counter(map(len, rows)).most_common(1)[0]
     flat = [c for r in rows[1:] or rows for c in r]
     numbers = sum(bool(cells.NUMBER.fullmatch(c)) for c in flat)
-    return width > 1 and count >= 0.8 * len(rows) and numbers >= 0.5 * len(flat)
+    return (count / len(rows) if width > 1 else 0.0), numbers >= 0.5 * len(flat)
 
 
 def _looks_like_data(first: list[str], rest: list[list[str]]) -> bool:

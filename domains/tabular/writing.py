@@ -97,12 +97,6 @@ def _dialect_for(format: str, source: TableSource | None, marks: bool) -> Dialec
     return replace(dialect, quoted=(False,) * dialect.width) if marks else dialect
 
 
-def marks_path(path: str | Path) -> Path:
-    """Where the table of what was filled goes: `out.csv` -> `out.filled.csv`."""
-    path = Path(path)
-    return path.with_name(f"{path.stem}.filled{path.suffix}")
-
-
 def marks_frame(filled: np.ndarray, like: pd.DataFrame) -> pd.DataFrame:
     """The mask (n, n_columns) as a table of 0 and 1 with the columns and index of `like`."""
     return pd.DataFrame(filled.astype(np.uint8), index=like.index, columns=like.columns)

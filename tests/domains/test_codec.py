@@ -170,7 +170,7 @@ TABLES = {
 QUIET = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 
 
-@settings(max_examples=150, **QUIET)
+@settings(max_examples=100, **QUIET)
 @given(**TABLES)
 def test_observed_cells_come_back_bit_for_bit(seed: int, names: list[str], n: int) -> None:
     observed_come_back(seed, names, n)

@@ -94,6 +94,8 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
         "\u0438\u043c\u044f,\u0433\u043e\u0440\u043e\u0434\nx,\u043c\u043e\u0441\n".encode("cp1251"),
         "encoding-unclear",
     ),
+    "names one too few, blanks": ("a b\n1 2 3\n4 5 6\n", "delimiter-unclear"),
+    "a note to Excel": ("sep=;\na;b\n1;2\n3;4\n", "sep-line"),
     "zip": (b"PK\x03\x04rest", "not-a-table"),
     "gzip": (b"\x1f\x8b\x08rest", "not-a-table"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ebbtide.domains.tabular.codec import TableCodec
 from ebbtide.domains.tabular.reading import open_table
-from ebbtide.domains.tabular.writing import marks_frame, marks_path, open_writer
+from ebbtide.domains.tabular.writing import marks_frame, open_writer
 from ebbtide.shared.errors import InputError
 
 
@@ -51,6 +54,34 @@ def test_text_tables_come_back_byte_for_byte(name: str, tmp_path: Path) -> None:
     path.write_bytes(TABLES[name])
     copy(path, out)
     assert out.read_bytes() == TABLES[name]
+
+
+CELLS = st.text(st.sampled_from(list("a1.,;\t|\"'\n\r =é")), max_size=5)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(
+    rows=st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=6),
+    delimiter=st.sampled_from(",;\t|"),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    newline=st.sampled_from(["\n", "\r\n"]),
+)
+def test_odd_cells_are_read_as_written_and_written_as_read(
+    tmp_path_factory: Any, rows: list[tuple[str, ...]], delimiter: str, quoting: Any, newline: str
+) -> None:
+    if "\r" in "".join(map("".join, rows)):
+        quoting = csv.QUOTE_ALL  # Python 3.11 writes a lone return without the quotes it needs
+    folder = tmp_path_factory.mktemp("odd")
+    path, out = folder / "t.csv", folder / "out.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter, quoting=quoting, lineterminator=newline)
+        writer.writerows([["x", "y", "z"], *rows])
+    source = open_table(path, delimiter=delimiter)
+    frame = source.read()
+    assert frame.astype(object).where(frame.notna(), "").to_numpy().tolist() == [list(r) for r in rows]
+    copy(path, out, delimiter=delimiter)
+    again = open_table(out, delimiter=delimiter).read()
+    pd.testing.assert_frame_equal(again, frame)
 
 
 def test_tables_without_header_and_with_blanks(tmp_path: Path) -> None:
@@ -197,8 +228,7 @@ def test_marks_are_a_table_of_the_same_shape(tmp_path: Path) -> None:
     path.write_text('"a";"b"\n"x";\n;"y"\n')
     source = open_table(path)
     frame = source.read()
-    out = marks_path(tmp_path / "out.csv")
-    assert out.name == "out.filled.csv"
+    out = tmp_path / "mask.csv"
     with open_writer(out, source, marks=True) as writer:
         writer.write(marks_frame(frame.isna().to_numpy(), frame))
     assert out.read_text() == '"a";"b"\n0;1\n1;0\n'
