@@ -3,7 +3,7 @@ r"""Denoisers in closed form: the truth for tests and documentation, and a first
 For x_0 ~ N(m, C) and x_t = alpha x_0 + sigma eps, E[x_0 | x_t] = m + alpha C (alpha^2 C + sigma^2)^-1
 (x_t - alpha m). Entries that `condition.known` gives are conditioned on first, which leaves a Gaussian of
 the others. A mixture weighs its components by how well they explain both x_t and the known entries.
-Everything is computed in float64, and element k of a batch has the same bits whatever the batch.
+Everything is computed in float64 on the CPU, and element k of a batch has the same bits whatever the batch.
 """
 
 from __future__ import annotations
@@ -21,51 +21,57 @@ from .schedules import Schedule
 
 
 def rows(x: Tensor, matrix: Tensor) -> Tensor:
-    """x @ matrix, (B, d) x (d, e), summed in one fixed order: BLAS chooses its order by shape and by a row's
-    place, so that a row's bits would depend on the batch around it (seen with MKL)."""
-    out = x.new_zeros(len(x), matrix.shape[1])
-    for column, row in zip(x.T, matrix, strict=True):
-        out = out + column[:, None] * row
+    """x @ matrix, (..., d) x (..., d, e) -> (..., e), summed in one fixed order: BLAS chooses its order by
+    shape and by a row's place, so that a row's bits would depend on the batch around it (seen with MKL)."""
+    out = x[..., :1] * matrix[..., 0, :] if x.shape[-1] else x.new_zeros(*x.shape[:-1], matrix.shape[-1])
+    for j in range(1, x.shape[-1]):
+        out = out + x[..., j, None] * matrix[..., j, :]
+    return out
+
+
+def _mixed(shares: Tensor, parts: Tensor) -> Tensor:
+    """sum_k shares (b, K) parts (b, K, d), in one fixed order."""
+    out = shares[:, 0, None] * parts[:, 0]
+    for k in range(1, shares.shape[1]):
+        out = out + shares[:, k, None] * parts[:, k]
     return out
 
 
 @dataclass(frozen=True)
 class _Given:
-    """A Gaussian after some entries became known: mean + gain (x_known - mean), covariance V diag(l) V^T."""
+    """K Gaussians after some entries became known: each has mean m + (x_known - m) gain and, over the u
+    unknown entries, covariance V diag(l) V^T."""
 
-    mean: Tensor  # (d,) of the prior
-    gain: Tensor  # (d, d), deviation of the known entries -> of all; the identity on the known ones
-    precision: Tensor  # (d, d), inverse covariance of the known entries, 0 elsewhere
-    log_volume: float  # log det (2 pi covariance) of the known entries
-    basis: Tensor  # (d, u) eigenvectors over the unknown entries
-    values: Tensor  # (u,) their eigenvalues
+    means: Tensor  # (K, d) of the prior
+    observed: Tensor  # (d,) bool
+    gain: Tensor  # (K, d, d), from the deviation of the known entries to that of all; 1 on the known ones
+    precision: Tensor  # (K, d, d), inverse covariance of the known entries, 0 elsewhere
+    log_volume: Tensor  # (K,) log det (2 pi covariance) of the known entries
+    basis: Tensor  # (K, d, u) eigenvectors over the unknown entries
+    values: Tensor  # (K, u) their eigenvalues
 
     @classmethod
-    def of(cls, mean: Tensor, covariance: Tensor, observed: Tensor) -> _Given:
+    def of(cls, means: Tensor, covariances: Tensor, observed: Tensor) -> _Given:
         o, u = observed.nonzero()[:, 0], (~observed).nonzero()[:, 0]
-        gain, precision, basis = (
-            torch.zeros_like(covariance),
-            torch.zeros_like(covariance),
-            covariance.new_zeros,
-        )
-        inverse = torch.linalg.inv(covariance[o][:, o])
-        regression = covariance[u][:, o] @ inverse
-        gain[o, o] = 1.0
-        gain[u[:, None], o] = regression
-        precision[o[:, None], o] = inverse
-        values, vectors = torch.linalg.eigh(covariance[u][:, u] - regression @ covariance[o][:, u])
-        embedded = basis((len(mean), len(u)))
-        embedded[u] = vectors
-        volume = float(torch.logdet(2 * math.pi * covariance[o][:, o])) if len(o) else 0.0
-        return cls(mean, gain, precision, volume, embedded, values.clamp(min=0))
+        gain, precision = torch.zeros_like(covariances), torch.zeros_like(covariances)
+        inside = covariances[:, o][:, :, o]
+        inverse = torch.linalg.inv(inside)
+        regression = inverse @ covariances[:, o][:, :, u]
+        gain[:, o, o] = 1.0
+        gain[:, o[:, None], u] = regression
+        precision[:, o[:, None], o] = inverse
+        left = covariances[:, u][:, :, u] - covariances[:, u][:, :, o] @ regression
+        values, vectors = torch.linalg.eigh(left)
+        basis = covariances.new_zeros(*means.shape, len(u))
+        basis[:, u] = vectors
+        volume = torch.linalg.slogdet(2 * math.pi * inside)[1] if len(o) else means.new_zeros(len(means))
+        return cls(means, observed, gain, precision, volume, basis, values.clamp(min=0))
 
-    def centre(self, known: Tensor) -> Tensor:
-        """(B, d) conditional means; `known` (B, d) holds the deviation of known entries, 0 elsewhere."""
-        return self.mean + rows(known, self.gain.T)
-
-    def evidence(self, known: Tensor) -> Tensor:
-        """(B,) log density of the known entries."""
-        return -((rows(known, self.precision) * known).sum(1) + self.log_volume) / 2
+    def laws(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Means (b, K, d) given known values (b, d), and the log density (b, K) of those."""
+        known = (values[:, None] - self.means) * self.observed
+        square = (rows(known, self.precision) * known).sum(2)
+        return self.means + rows(known, self.gain), -(square + self.log_volume) / 2
 
 
 class MixtureDenoiser:
@@ -95,16 +101,15 @@ class MixtureDenoiser:
                 f"{count} weights, got {tuple(covariances.shape)} and {tuple(weights.shape)}"
             )
         self.schedule = schedule
-        self._given: dict[bytes, list[_Given]] = {}
+        self._given: dict[bytes, _Given] = {}
 
-    def _components(self, observed: Tensor) -> list[_Given]:
-        key = observed.cpu().numpy().tobytes()
+    def _components(self, observed: Tensor) -> _Given:
+        key = observed.numpy().tobytes()
         if key not in self._given:
-            pairs = zip(self.means, self.covariances, strict=True)
-            self._given[key] = [_Given.of(m, c, observed) for m, c in pairs]
+            self._given[key] = _Given.of(self.means, self.covariances, observed)
         return self._given[key]
 
-    def _groups(self, condition: Condition, batch: int) -> Iterator[tuple[Tensor, Tensor, list[_Given]]]:
+    def _groups(self, condition: Condition, batch: int) -> Iterator[tuple[Tensor, Tensor, _Given]]:
         """For each pattern of known entries: its rows, the known values (b, d), the components given it."""
         size = self.means.shape[1]
         if condition.known is None:
@@ -115,30 +120,26 @@ class MixtureDenoiser:
                 self._components(nothing),
             )
             return
-        values = condition.known.values.double().flatten(1)
-        flat = condition.known.observed.flatten(1)
+        values = condition.known.values.double().cpu().flatten(1)
+        flat = condition.known.observed.cpu().flatten(1)
         patterns, which = torch.unique(flat, dim=0, return_inverse=True)
         for i, observed in enumerate(patterns):
             index = (which == i).nonzero()[:, 0]
             yield index, values[index], self._components(observed)
 
     def _laws(
-        self, given: list[_Given], values: Tensor, x_t: Tensor | None, alpha: Tensor, sigma: Tensor
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Log-weights (b, K), unnormalised, and for each component its mean (b, d) and x_t's
-        coordinates (b, u) around alpha times it."""
-        scores, laws = [], []
-        for prior, law in zip(self.log_weights, given, strict=True):
-            known = (values - law.mean) * (law.gain.diagonal() == 1)
-            mean = law.centre(known)
-            score, y = prior + law.evidence(known), values.new_zeros(len(values), len(law.values))
-            if x_t is not None:
-                y = rows(x_t - alpha * mean, law.basis)
-                variance = alpha**2 * law.values + sigma**2
-                score = score - (y**2 / variance + (2 * math.pi * variance).log()).sum(1) / 2
-            scores.append(score.expand(len(values)))
-            laws.append((mean, y))
-        return torch.stack(scores, 1), laws
+        self, law: _Given, values: Tensor, x_t: Tensor | None, alpha: Tensor, sigma: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Log-weights (b, K), unnormalised; means (b, K, d); x_t's coordinates (b, K, u) around alpha times
+        them; and the variances of those."""
+        mean, evidence = law.laws(values)
+        score, (a, s) = self.log_weights + evidence, (alpha[..., None], sigma[..., None])
+        variance = a**2 * law.values + s**2
+        if x_t is None:
+            return score, mean, torch.zeros_like(variance), variance
+        y = rows(x_t[:, None] - a * mean, law.basis)
+        score = score - (y**2 / variance + (2 * math.pi * variance).log()).sum(2) / 2
+        return score, mean, y, variance
 
     def _level(self, t: Tensor | None, batch: int) -> tuple[Tensor, Tensor]:
         if t is None:  # clean data
@@ -148,19 +149,15 @@ class MixtureDenoiser:
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
         """E[x_0 | x_t, known], (B, C, *S)."""
-        x, (alpha, sigma) = x_t.double().flatten(1), self._level(t, len(x_t))
+        x, (alpha, sigma) = x_t.double().cpu().flatten(1), self._level(t, len(x_t))
         x_0 = torch.zeros_like(x)
-        for index, values, given in self._groups(condition, len(x_t)):
-            a, s = alpha[index], sigma[index]
-            scores, laws = self._laws(given, values, x[index], a, s)
-            mixed = torch.zeros_like(values)
-            for share, law, (mean, y) in zip(scores.softmax(1).T, given, laws, strict=True):
-                shrink = a * law.values / (a**2 * law.values + s**2)
-                mixed = mixed + share[:, None] * (mean + rows(y * shrink, law.basis.T))
-            x_0 = x_0.index_copy(0, index, mixed)
-        x_0 = x_0.reshape(x_t.shape).to(x_t.dtype)
+        for index, values, law in self._groups(condition, len(x_t)):
+            scores, mean, y, variance = self._laws(law, values, x[index], alpha[index], sigma[index])
+            parts = mean + rows(y * (alpha[index][..., None] * law.values / variance), law.basis.mT)
+            x_0 = x_0.index_copy(0, index, _mixed(scores.softmax(1), parts))
+        x_0 = x_0.reshape(x_t.shape).to(x_t)
         known = condition.known
-        return x_0 if known is None else torch.where(known.observed, known.values.to(x_t.dtype), x_0)
+        return x_0 if known is None else torch.where(known.observed, known.values.to(x_t), x_0)
 
     def weights(
         self, condition: Condition = NOTHING, x_t: Tensor | None = None, t: Tensor | None = None
@@ -170,9 +167,9 @@ class MixtureDenoiser:
         batch = _batch(condition, x_t)
         alpha, sigma = self._level(t, batch)
         out = torch.zeros(batch, len(self.means), dtype=torch.float64)
-        for index, values, given in self._groups(condition, batch):
-            x = None if x_t is None else x_t.double().flatten(1)[index]
-            out[index] = self._laws(given, values, x, alpha[index], sigma[index])[0].softmax(1)
+        for index, values, law in self._groups(condition, batch):
+            x = None if x_t is None else x_t.double().cpu().flatten(1)[index]
+            out[index] = self._laws(law, values, x, alpha[index], sigma[index])[0].softmax(1)
         return out
 
     def moments(
@@ -183,17 +180,18 @@ class MixtureDenoiser:
         alpha, sigma = self._level(t, batch)
         first = torch.zeros(batch, size, dtype=torch.float64)
         second = torch.zeros(batch, size, size, dtype=torch.float64)
-        for index, values, given in self._groups(condition, batch):
-            a, s = alpha[index], sigma[index]
-            x = None if x_t is None else x_t.double().flatten(1)[index]
-            scores, laws = self._laws(given, values, x, a, s)
-            for share, law, (centre, y) in zip(scores.softmax(1).T, given, laws, strict=True):
-                variance = a**2 * law.values + s**2
-                mean = centre if x is None else centre + rows(y * a * law.values / variance, law.basis.T)
-                left = law.values.expand(len(index), -1) if x is None else law.values * s**2 / variance
-                spread = torch.einsum("iu,bu,ju->bij", law.basis, left, law.basis)
-                first[index] += share[:, None] * mean
-                second[index] += share[:, None, None] * (spread + mean[:, :, None] * mean[:, None, :])
+        for index, values, law in self._groups(condition, batch):
+            a, s = alpha[index][..., None], sigma[index][..., None]
+            x = None if x_t is None else x_t.double().cpu().flatten(1)[index]
+            scores, mean, y, variance = self._laws(law, values, x, alpha[index], sigma[index])
+            left = law.values.expand_as(y)
+            if x is not None:
+                mean = mean + rows(y * a * law.values / variance, law.basis.mT)
+                left = law.values * s**2 / variance
+            shares = scores.softmax(1)
+            first[index] = _mixed(shares, mean)
+            second[index] = torch.einsum("bk,kiu,bku,kju->bij", shares, law.basis, left, law.basis)
+            second[index] += torch.einsum("bk,bki,bkj->bij", shares, mean, mean)
         return first, second - first[:, :, None] * first[:, None, :]
 
     def log_density(self, x: Tensor, t: Tensor | None = None, condition: Condition = NOTHING) -> Tensor:
@@ -201,9 +199,9 @@ class MixtureDenoiser:
         given the known ones."""
         alpha, sigma = self._level(t, len(x))
         out = torch.zeros(len(x), dtype=torch.float64)
-        for index, values, given in self._groups(condition, len(x)):
-            a, s, flat = alpha[index], sigma[index], x.double().flatten(1)[index]
-            joint, known = (self._laws(given, values, y, a, s)[0].logsumexp(1) for y in (flat, None))
+        for index, values, law in self._groups(condition, len(x)):
+            a, s, flat = alpha[index], sigma[index], x.double().cpu().flatten(1)[index]
+            joint, known = (self._laws(law, values, y, a, s)[0].logsumexp(1) for y in (flat, None))
             out[index] = joint - known
         return out
 
@@ -211,14 +209,13 @@ class MixtureDenoiser:
         """(B, C, *S) float64 exact draws given the known entries, one for each of `keys`."""
         noise, pick = keys.normal((self.means.shape[1],), "exact", torch.float64), keys.uniform((1,), "mode")
         out = torch.zeros_like(noise)
-        for index, values, given in self._groups(condition, len(keys)):
-            nothing = torch.zeros(len(index), 1)
-            scores, laws = self._laws(given, values, None, nothing, nothing)
-            chosen = (scores.softmax(1).cumsum(1) < pick[index]).sum(1).clamp(max=len(given) - 1)
-            for k, (law, (mean, _)) in enumerate(zip(given, laws, strict=True)):
-                z = noise[index][:, : len(law.values)] * law.values.sqrt()
-                draw = mean + rows(z, law.basis.T)
-                out[index] = torch.where((chosen == k)[:, None], draw, out[index])
+        for index, values, law in self._groups(condition, len(keys)):
+            nothing = torch.zeros(len(index), 1, dtype=torch.float64)
+            scores, mean, _, _ = self._laws(law, values, None, nothing, nothing)
+            chosen = (scores.softmax(1).cumsum(1) < pick[index]).sum(1).clamp(max=len(self.means) - 1)
+            z = noise[index][:, None, : law.values.shape[1]] * law.values.sqrt()
+            draws = mean + rows(z, law.basis.mT)
+            out[index] = draws[torch.arange(len(index)), chosen]
         return out.reshape(-1, *self.shape)
 
 
@@ -237,17 +234,17 @@ class GaussianDenoiser(MixtureDenoiser):
     def flow(self, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition = NOTHING) -> Tensor:
         r"""Where the probability-flow ODE takes x_t from t to s: along each axis of the covariance,
         x_s = alpha_s m + sqrt((alpha_s^2 l + sigma_s^2) / (alpha_t^2 l + sigma_t^2)) (x_t - alpha_t m)."""
-        x = x_t.double().flatten(1)
+        x = x_t.double().cpu().flatten(1)
         (alpha, sigma), (alpha_s, sigma_s) = self._level(t, len(x)), self._level(s, len(x))
         out = torch.zeros_like(x)
-        for index, values, given in self._groups(condition, len(x)):
+        for index, values, law in self._groups(condition, len(x)):
             a, b, a_s, b_s = alpha[index], sigma[index], alpha_s[index], sigma_s[index]
-            ((mean, y),) = self._laws(given, values, x[index], a, b)[1]
-            basis, spread = given[0].basis, given[0].values
+            mean, y = (part[:, 0] for part in self._laws(law, values, x[index], a, b)[1:3])
+            basis, spread = law.basis[0], law.values[0]
             stretch = ((a_s**2 * spread + b_s**2) / (a**2 * spread + b**2)).sqrt()
             still = x[index] - a * mean - rows(y, basis.T)  # known entries have no spread but the noise
             out[index] = a_s * mean + rows(y * stretch, basis.T) + b_s / b * still
-        return out.reshape(x_t.shape).to(x_t.dtype)
+        return out.reshape(x_t.shape).to(x_t)
 
 
 class FiniteSetDenoiser:
@@ -265,10 +262,11 @@ class FiniteSetDenoiser:
 
     def weights(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
         """(B, N) probability of each point."""
-        x = x_t.double().flatten(1)
+        x = x_t.double().cpu().flatten(1)
         alpha, sigma = (c[:, None].expand_as(x) for c in self.schedule(t.double().cpu().expand(len(x))))
         if condition.known is not None:
-            observed, values = condition.known.observed.flatten(1), condition.known.values.double().flatten(1)
+            observed = condition.known.observed.cpu().flatten(1)
+            values = condition.known.values.double().cpu().flatten(1)
             x, alpha = torch.where(observed, values, x), alpha.masked_fill(observed, 1.0)
             sigma = sigma.masked_fill(observed, self.tolerance)
         # -|x - alpha p|^2 / (2 sigma^2), less what all points share
@@ -277,9 +275,9 @@ class FiniteSetDenoiser:
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
         """E[x_0 | x_t, known], (B, C, *S)."""
-        x_0 = rows(self.weights(x_t, t, condition), self.points).reshape(x_t.shape).to(x_t.dtype)
+        x_0 = rows(self.weights(x_t, t, condition), self.points).reshape(x_t.shape).to(x_t)
         known = condition.known
-        return x_0 if known is None else torch.where(known.observed, known.values.to(x_t.dtype), x_0)
+        return x_0 if known is None else torch.where(known.observed, known.values.to(x_t), x_0)
 
 
 def _batch(condition: Condition, x_t: Tensor | None) -> int:

@@ -18,6 +18,7 @@ import torch
 
 import ebbtide.shared
 from ebbtide.shared.data import NOTHING
+from ebbtide.shared.denoisers import NetworkDenoiser
 from ebbtide.shared.exact import GaussianDenoiser, MixtureDenoiser
 from ebbtide.shared.noise import Keys
 from ebbtide.shared.samplers import (
@@ -371,6 +372,22 @@ def test_element_k_has_the_same_bits_in_any_batch(make, schedule):
     for rows in (torch.tensor([40]), torch.tensor([66, 3]), torch.arange(10, 30)):
         assert torch.equal(sampler(denoiser, (2,), keys[rows]), whole[rows])
     assert torch.equal(sampler(denoiser, (2,), keys), whole), "a sampler must forget its last run"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("make", EVERY)
+def test_a_gpu_gives_the_same_numbers_to_rounding(make):
+    """The keyed noise is made on the CPU and copied, so that only the arithmetic differs: 2e-5 in float32."""
+    denoiser, keys = NetworkDenoiser(Wave(), Cosine()), Keys.range(5, 33)
+    here = make(7)(denoiser, (2, 4), keys)
+    there = make(7)(denoiser, (2, 4), keys, like=torch.empty(0, device="cuda"))
+    assert there.device.type == "cuda"
+    assert (there.cpu() - here).abs().max() < 2e-5
+
+
+class Wave(torch.nn.Module):
+    def forward(self, x, level, condition):
+        return torch.sin(3 * x) * level.reshape(-1, 1, 1)
 
 
 @pytest.mark.parametrize("make", EVERY)
