@@ -340,6 +340,13 @@ def test_gradients_longer_than_the_clip_are_shortened(clip: float | None, expect
     assert norms == [pytest.approx(expected or whole, rel=1e-4)]
 
 
+def test_a_validation_is_the_same_every_time() -> None:
+    learner = Learner(fresh(dropout=0.5), rows(), SMALL, held_out=rows(20, seed=2))
+    first = learner.validate()
+    learner.micro_batch = 3
+    assert learner.validate() == pytest.approx(first, rel=1e-6)  # no dropout, and the noise is the same
+
+
 def test_early_stopping_restores_the_best_average() -> None:
     """Few examples and a high rate overfit; the held-out loss turns, and the best is what comes back."""
     settings = replace(
