@@ -61,15 +61,15 @@ def test_the_teachers_walk_follows_the_exact_flow(schedule: Schedule) -> None:
     x = torch.randn(50, 2, dtype=torch.float64) * schedule(torch.tensor(1.0, dtype=torch.float64))[1]
     first, second = steps_of(schedule, FewStepGrid()(schedule, 2))
     exact = teacher.flow(x, first.t, second.t)
-    assert (walk(teacher, x, first, Condition(), 32) - exact).abs().max() < 0.01 * exact.std()
+    assert (walk(teacher, x, first, Condition(), 16) - exact).abs().max() < 0.01 * exact.std()
 
 
 def test_the_grid_divides_the_way_evenly() -> None:
-    schedule = EDM()
+    schedule = RectifiedFlow()
     assert FewStepGrid()(schedule, 1).tolist() == [1.0]
-    ratios = schedule.ratio(FewStepGrid(rho=1.0)(schedule, 4))
-    assert torch.allclose(ratios.diff(), ratios.diff()[:1].expand(3))
-    assert schedule.ratio(FewStepGrid()(schedule, 2))[1] > 1
+    # On the straight path sigma / (alpha + sigma) is sigma: quarters of it, but for where the path ends.
+    sigma = schedule(FewStepGrid()(schedule, 4))[1]
+    assert torch.allclose(sigma, torch.tensor([1.0, 0.75, 0.5, 0.25], dtype=torch.float64), atol=2e-3)
 
 
 @pytest.mark.parametrize(("schedule", "steps"), [(Cosine(), 1), (RectifiedFlow(), 2)])
