@@ -1,0 +1,157 @@
+"""Extremely randomised trees as plain arrays: fitted by scikit-learn, kept and evaluated as tensors.
+
+A forest of the chain is data, not code: it goes into safetensors and no pickle is ever read. Evaluating it
+ourselves also makes the answer independent of the scikit-learn that happens to be installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+from torch import Tensor
+
+from ...shared.errors import EbbtideError
+
+
+@dataclass(frozen=True)
+class Forest:
+    """T binary trees over F features with O outputs, their nodes one after another in depth-first order
+    (so that a node's left child is the next node).
+
+    Args:
+        roots: (T,) int32, index of each tree's first node.
+        feature: (N,) int16, the feature a node asks about; -1 at a leaf.
+        threshold: (N,) float16; a row goes left when its feature is not above it.
+        right: (N,) int32, the right child; at a leaf, its row in `values`.
+        values: (L, O) float16, what a leaf predicts.
+    """
+
+    roots: Tensor
+    feature: Tensor
+    threshold: Tensor
+    right: Tensor
+    values: Tensor
+
+    @classmethod
+    def pack(cls, fitted: ExtraTreesRegressor | ExtraTreesClassifier, width: int) -> Forest:
+        """The arrays of a fitted scikit-learn forest. A classifier's leaf holds `width` probabilities."""
+        roots, nodes = [], 0
+        feature, threshold, right, values, leaves = [], [], [], [], 0
+        for tree in (estimator.tree_ for estimator in fitted.estimators_):
+            leaf = tree.children_left < 0
+            inner = np.flatnonzero(~leaf)
+            if not np.array_equal(tree.children_left[inner], inner + 1):
+                raise EbbtideError("tree-order", "this scikit-learn does not lay trees out depth first")
+            roots.append(nodes)
+            feature.append(np.where(leaf, -1, tree.feature).astype(np.int16))
+            threshold.append(_thresholds(tree.threshold))
+            right.append(
+                np.where(leaf, leaves + np.cumsum(leaf) - 1, tree.children_right + nodes).astype(np.int32)
+            )
+            values.append(_leaf_values(fitted, tree.value[leaf], width))
+            nodes, leaves = nodes + len(leaf), leaves + int(leaf.sum())
+        return cls(
+            torch.tensor(roots, dtype=torch.int32),
+            torch.from_numpy(np.concatenate(feature)),
+            torch.from_numpy(np.concatenate(threshold)),
+            torch.from_numpy(np.concatenate(right)),
+            torch.from_numpy(np.concatenate(values).astype(np.float16)),
+        )
+
+    @cached_property
+    def _walk(self) -> tuple[Tensor, Tensor, Tensor]:
+        """For walking without asking who has arrived: a leaf asks feature 0, always answers left, and its
+        left child is itself. (N,) int32 feature, (N,) threshold, (2 N,) int32 children."""
+        leaf, here = self.feature < 0, torch.arange(len(self.feature), dtype=torch.int32)
+        children = torch.stack([torch.where(leaf, here, here + 1), self.right], 1).reshape(-1)
+        threshold = self.threshold.float().masked_fill(leaf, torch.inf)
+        return self.feature.clamp(min=0).int(), threshold, children
+
+    def predict(self, rows: Tensor) -> Tensor:
+        """Mean of the trees. rows (n, F) float32 -> (n, O) float32."""
+        n, trees = len(rows), len(self.roots)
+        if n == 0:
+            return torch.zeros(0, self.values.shape[1])
+        feature, threshold, children = self._walk
+        flat, width = rows.reshape(-1), rows.shape[1]
+        node = self.roots.repeat(n)
+        start = (torch.arange(n, dtype=torch.int32) * width).repeat_interleave(trees)
+        place: Tensor | None = None  # which (row, tree) each walker is; None while all are walking
+        end = torch.empty(n * trees, dtype=torch.int32)
+        while len(node):
+            for _ in range(5):
+                asked = flat.index_select(0, start + feature.index_select(0, node))
+                right = asked > threshold.index_select(0, node)
+                node = children.index_select(0, 2 * node + right)
+            arrived = self.feature.index_select(0, node) < 0
+            walking = (~arrived).nonzero().squeeze(1)
+            if place is None:
+                end, place = node.clone(), walking
+            else:
+                end.index_copy_(0, place, node)
+                place = place.index_select(0, walking)
+            node, start = node.index_select(0, walking), start.index_select(0, walking)
+        leaves = self.right.index_select(0, end)
+        return self.values.index_select(0, leaves).float().reshape(n, trees, -1).mean(1)
+
+    def state(self, prefix: str) -> dict[str, Tensor]:
+        """Named tensors for safetensors."""
+        return {f"{prefix}.{name}": getattr(self, name) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_state(cls, tensors: Mapping[str, Tensor], prefix: str, features: int) -> Forest:
+        """Read and check: every walk must stay inside the arrays and end."""
+        forest = cls(*(tensors[f"{prefix}.{name}"] for name in cls.__dataclass_fields__))
+        nodes, leaf = len(forest.feature), forest.feature < 0
+        here = torch.arange(nodes)
+        sound = (
+            len(forest.threshold) == len(forest.right) == nodes
+            and bool((forest.feature < features).all())
+            and bool((forest.right[~leaf] > here[~leaf]).all())  # children come later: no loops
+            and bool((forest.right[~leaf] < nodes).all())
+            and bool(((forest.right[leaf] >= 0) & (forest.right[leaf] < len(forest.values))).all())
+            and bool(((forest.roots >= 0) & (forest.roots < nodes)).all())
+            and bool(leaf[-1])
+        )
+        if not sound:
+            raise EbbtideError("model-forest", "the trees point outside themselves", prefix, "train it again")
+        return forest
+
+
+def _leaf_values(
+    fitted: ExtraTreesRegressor | ExtraTreesClassifier, value: np.ndarray, width: int
+) -> np.ndarray:
+    """scikit-learn keeps (leaves, outputs, classes): outputs for a regressor, class shares for a classifier."""
+    if isinstance(fitted, ExtraTreesRegressor):
+        return value[:, :, 0]
+    shares = np.zeros((len(value), width))
+    counts = value[:, 0, :]
+    shares[:, fitted.classes_.astype(int)] = counts / counts.sum(1, keepdims=True)
+    return shares
+
+
+def _thresholds(exact: np.ndarray) -> np.ndarray:
+    """(N,) float16: 11 bits of a threshold are as good as 53 for rows of unit scale, and exact for codes up
+    to 1,024, whose thresholds lie half-way between neighbours."""
+    limit = float(np.finfo(np.float16).max)
+    return np.asarray(exact.clip(-limit, limit).astype(np.float16))
+
+
+def grow(rows: np.ndarray, target: np.ndarray, *, trees: int, leaf: int, width: int, seed: int) -> Forest:
+    """Fit extremely randomised trees (Geurts, Ernst & Wehenkel 2006).
+
+    Args:
+        rows: (n, F) float32.
+        target: (n, O) float for a number, (n,) integer codes below `width` for a category.
+        trees, leaf: how many trees, and the fewest rows in a leaf.
+    """
+    if target.ndim == 1:
+        fitted = ExtraTreesClassifier(trees, min_samples_leaf=leaf, max_features=None, random_state=seed)
+    else:
+        fitted = ExtraTreesRegressor(trees, min_samples_leaf=leaf, random_state=seed)
+    return Forest.pack(fitted.fit(rows, target), width)

@@ -1,0 +1,143 @@
+r"""The network over records (rows of a table): a wide encoder run once a record, a light head run every step.
+
+A record is (B, C): no spatial axes. What is known of it (values, mask, the centre's guesses and their
+spread) comes as `condition.channels` (B, K). The encoder turns that into one vector; the head, which is all
+that a sampling step pays for, denoises given the vector. So 20 draws of 10 steps cost 200 small heads and
+one encoder, not 200 networks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from .data import Condition
+from .denoisers import NetworkDenoiser
+from .embeddings import NoiseEmbedding
+from .schedules import Schedule
+
+
+class ResidualLayer(nn.Module):
+    """x + W_2 silu(W_1 norm(x)); the last weights start at zero, so that a new layer is the identity."""
+
+    def __init__(self, width: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        last = nn.Linear(width, width)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.body = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), last
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.body(x)
+        return out
+
+
+class RecordsNetwork(nn.Module):
+    """Encoder, mean and head.
+
+    Args:
+        features: K, length of `condition.channels`.
+        columns: C, length of a record in model space.
+        means: how many expectations `mean` gives.
+        width, depth: of the encoder.
+        head_width, head_depth: of the denoising head.
+        dropout: in the encoder's layers.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        columns: int,
+        means: int,
+        *,
+        width: int = 128,
+        depth: int = 2,
+        head_width: int = 96,
+        head_depth: int = 2,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Linear(features, width),
+            *(ResidualLayer(width, dropout) for _ in range(depth)),
+            nn.LayerNorm(width),
+        )
+        self.mean = nn.Linear(width, means)
+        self.context = nn.Linear(width, head_width)
+        self.noisy = nn.Linear(columns, head_width)
+        self.level = NoiseEmbedding(head_width, 32)
+        self.head = nn.Sequential(
+            *(ResidualLayer(head_width) for _ in range(head_depth)), nn.LayerNorm(head_width)
+        )
+        self.out = nn.Linear(head_width, columns)
+        for last in (self.mean, self.out):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def encode(self, condition: Condition) -> Condition:
+        """Run the encoder: `channels` (B, K) -> `tokens` (B, 1, width), which later calls use instead."""
+        assert condition.channels is not None
+        return replace(condition, channels=None, tokens=self.encoder(condition.channels)[:, None])
+
+    def expectation(self, condition: Condition) -> Tensor:
+        """(B, means): what the encoder alone expects; zero before training. `condition` is encoded."""
+        assert condition.tokens is not None
+        out: Tensor = self.mean(condition.tokens[:, 0])
+        return out
+
+    def forward(self, x: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        """x (B, C), level (B,) -> (B, C)."""
+        if condition.tokens is None:
+            condition = self.encode(condition)
+        assert condition.tokens is not None
+        context = self.context(condition.tokens[:, 0])
+        out: Tensor = self.out(self.head(self.noisy(x) + self.level(level) + context))
+        return out
+
+
+class RecordsDenoiser(NetworkDenoiser):
+    """Denoises a record's residual around a centre, and refines the centre.
+
+    A training record is x_0 = (residual, more): C residuals around the centre that the denoiser diffuses,
+    followed by further quantities whose expectation alone is wanted. The encoder learns the expectation of
+    all of them, E[x_0 | known] (least squares), and the head the law of what is left of the residuals around
+    it: residual = expectation + e, with e diffused.
+
+    Args:
+        columns: C.
+        typical: how many entries of a record count in the loss on average, so that losses are of order 1
+            and every hidden entry weighs the same, whichever record it is in.
+    """
+
+    network: RecordsNetwork
+
+    def __init__(self, network: RecordsNetwork, schedule: Schedule, columns: int, typical: float) -> None:
+        super().__init__(network, schedule)
+        self.columns, self.typical = columns, max(typical, 1.0)
+
+    def loss(
+        self,
+        x_0: Tensor,
+        noise: Tensor,
+        t: Tensor,
+        condition: Condition,
+        where: Tensor,
+        weighting: object = None,
+    ) -> Tensor:
+        """(B,): the squared error of the expectation plus the denoising error around it.
+
+        Args:
+            x_0, noise, where: (B, C + more); the noise of the further quantities is not used.
+        """
+        condition = self.network.encode(condition)
+        expected = self.network.expectation(condition)
+        error = (expected - x_0).float() ** 2
+        mean_loss = (error * where).sum(1)
+        # The expectation is learned by its own loss alone; the head follows it as it improves.
+        rest = (x_0 - expected.detach())[:, : self.columns]
+        counts = where[:, : self.columns]
+        level_loss = super().loss(rest, noise[:, : self.columns], t, condition, counts) * counts.sum(1)
+        return (mean_loss + level_loss) / self.typical
