@@ -144,9 +144,14 @@ def impute_file(
         }
         job = _Job(domain, data, out, request, told, report, survey, first, last)
         _begin(job, model, overwrite)
-        fitted, digest = _model(job, model, rows, device)
-        counts, resumed = _fill(job, fitted)
-        return _finish(job, fitted, digest, counts, resumed, trained=model is None)
+        try:
+            fitted, digest = _model(job, model, rows, device)
+            counts, resumed = _fill(job, fitted)
+            return _finish(job, fitted, digest, counts, resumed, trained=model is None)
+        except BaseException:
+            if not _worth_keeping(job.work):
+                remove(job.work)
+            raise
 
 
 def _request(draws: int, statistic: str, seed: int, all_draws: int) -> Request:
@@ -198,7 +203,7 @@ def _begin(job: _Job, model: Path | str | None, overwrite: bool) -> None:
     if job.work.exists() and any(job.work.iterdir()):
         if held.is_file() and read_json(held) == read_back(state):
             return
-        if not overwrite:
+        if _worth_keeping(job.work) and not overwrite:
             raise InputError(
                 "unfinished-work",
                 "an unfinished run with other data, options or model lies here",
@@ -210,6 +215,12 @@ def _begin(job: _Job, model: Path | str | None, overwrite: bool) -> None:
     with explained(job.work):
         (job.work / "parts").mkdir(parents=True)
     write_json(held, state)
+
+
+def _worth_keeping(work: Path) -> bool:
+    """Whether an unfinished run holds a model, part of a training or a finished unit."""
+    folders = (work / "model", work / "training", work / "parts")
+    return any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
 
 
 def read_back(facts: Mapping[str, Any]) -> dict[str, Any]:

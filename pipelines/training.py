@@ -83,6 +83,8 @@ def train(
         from ..domains.tabular import TabularDomain
         from .planning import followed
 
+        if not isinstance(domain, TabularDomain):
+            raise InputError("plan-domain", "plans are of tables so far", str(plan), "leave the plan away")
         written = followed(plan, domain.options)
         domain, rows, seed = TabularDomain(written.options), written.rows, seed or written.seed
         options = {**(options or {}), "plan": sha256_of(Path(plan))}
@@ -92,17 +94,22 @@ def train(
         checkpoints = out.with_name(out.name + ".training")
         run = {"data": survey.sha256, "seed": seed, "rows": rows, "options": _plain(options or {})}
         going_on = _begin(checkpoints, run, resume, overwrite)
-        fitted: Fitted = domain.fit(
-            domain.sample(data, survey, rows, seed, progress),
-            seed=seed,
-            about={"data": data.name, "data_sha256": survey.sha256, "items": survey.items},
-            survey=survey,
-            folder=checkpoints / "checkpoints",
-            resume=going_on,
-            device=device,
-            progress=progress,
-        )
-        fitted.save(out, overwrite=overwrite)
+        try:
+            fitted: Fitted = domain.fit(
+                domain.sample(data, survey, rows, seed, progress),
+                seed=seed,
+                about={"data": data.name, "data_sha256": survey.sha256, "items": survey.items},
+                survey=survey,
+                folder=checkpoints / "checkpoints",
+                resume=going_on,
+                device=device,
+                progress=progress,
+            )
+            fitted.save(out, overwrite=overwrite)
+        except BaseException:
+            if not _begun(checkpoints):
+                remove(checkpoints)
+            raise
         remove(checkpoints)
     return TrainedModel(out, model_sha256(out), fitted.about, (*survey.faults, *fitted.warnings))
 
@@ -110,10 +117,10 @@ def train(
 def _begin(checkpoints: Path, run: Mapping[str, Any], resume: bool, overwrite: bool) -> bool:
     """Whether a stopped training of the same run goes on; else the folder is made anew."""
     noted = checkpoints / "run.json"
-    if noted.is_file():
+    if noted.is_file() and _begun(checkpoints):
         if resume:
             if read_json(noted) == run:
-                return (checkpoints / "checkpoints").is_dir()
+                return True
             raise InputError(
                 "resume-differs",
                 "the training that was stopped here had other data, rows, seed or options",
@@ -132,6 +139,12 @@ def _begin(checkpoints: Path, run: Mapping[str, Any], resume: bool, overwrite: b
         checkpoints.mkdir(parents=True)
     write_json(noted, run)
     return False
+
+
+def _begun(checkpoints: Path) -> bool:
+    """Whether a stopped training got as far as a checkpoint."""
+    held = checkpoints / "checkpoints"
+    return held.is_dir() and any(held.iterdir())
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

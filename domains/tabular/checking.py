@@ -281,7 +281,7 @@ def _text_cells(series: pd.Series[Any], gone: np.ndarray) -> Found:
             "empty them if they are missing",
         )
     signs = texts.str.startswith(("=", "+", "-", "@", "\t", "\r"))
-    formulas = sum(bool(FORMULA.match(t)) and len(t) > 1 for t in texts[signs])
+    formulas = sum(bool(FORMULA.match(t)) for t in texts[signs])
     if formulas:
         yield (
             "formula-text",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -63,7 +63,7 @@ def point(filled: Filled, statistic: Statistic) -> Coded:
 
 def places(frame: pd.DataFrame, columns: Sequence[Column]) -> list[int]:
     """Where the columns stand in a frame."""
-    found = {label: place for place, label in enumerate(frame.columns)}
+    found: dict[Any, int] = {label: place for place, label in enumerate(frame.columns)}
     return [found[column.label] for column in columns]
 
 

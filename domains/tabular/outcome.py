@@ -273,7 +273,7 @@ def spread_frame(
 
     For a number NAME: NAME.std, NAME.lower and NAME.upper (90 %); for a category: NAME.probability.
     """
-    place_of = {label: place for place, label in enumerate(unit.raw.columns)}
+    place_of: dict[Any, int] = {label: place for place, label in enumerate(unit.raw.columns)}
     ends = [
         codec.decode(_laid(unit, outcome, end, outcome.codes, outcome.uniform[0])[0], unit.raw, where)
         for end in (outcome.lower, outcome.upper)
