@@ -21,8 +21,8 @@ from .reading import NO_HEADER, TableSource
 
 if TYPE_CHECKING:
     from .cells import Series
-FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.,]*(?:[eE][+-]?\d+)?$)")
-"""Text that a spreadsheet runs; plain numbers and a lone sign are not."""
+FORMULA = re.compile(r"[=@\t\r].|[+-](?![\d.,]*(?:[eE][+-]?\d+)?$)", re.DOTALL)
+"""Text that a spreadsheet runs; plain numbers and single characters are not."""
 GROUP_ROWS = 1 << 16
 EXCEL_ROWS = 1_048_576
 
@@ -117,7 +117,7 @@ class TextWriter:
 
     def _neutralise(self, texts: list[str], filled: np.ndarray) -> list[str]:
         for i in np.flatnonzero(filled):
-            if FORMULA.match(texts[i]) and len(texts[i]) > 1:
+            if FORMULA.match(texts[i]):
                 texts[i] = "'" + texts[i]
                 self.neutralised += 1
         return texts

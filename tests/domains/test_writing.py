@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from ebbtide.domains.tabular.codec import TableCodec
 from ebbtide.domains.tabular.reading import open_table
+from ebbtide.domains.tabular.writers import FORMULA
 from ebbtide.domains.tabular.writing import marks_frame, open_writer
 from ebbtide.shared.errors import InputError
 
@@ -131,6 +132,11 @@ def test_formulas_we_fill_in_get_an_apostrophe_and_observed_ones_do_not(tmp_path
     with open_writer(tmp_path / "t.parquet", source, columns=codec.columns_) as writer:
         writer.write(filled, codec.where(frame))
     assert pd.read_parquet(tmp_path / "t.parquet")["c"].iloc[-1] == "=A1" and writer.neutralised == 0
+
+
+def test_what_a_spreadsheet_runs() -> None:
+    assert all(FORMULA.match(t) for t in ("=A1", "@f", "\tx", "\r\n", "+A1", "-2+3", "+1-", "-1e5x"))
+    assert not any(FORMULA.match(t) for t in ("", "=", "@", "+", "-", "-1.5", "+1,5", "-2e-3", "a=1", "'=1"))
 
 
 def arrow_table() -> pa.Table:
