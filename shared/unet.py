@@ -140,7 +140,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, token_width: int = 0, head: int = 64) -> None:
         super().__init__()
-        self.heads = next(h for h in range(max(1, channels // head), channels + 1) if channels % h == 0)
+        self.heads = next(h for h in range(-(-channels // head), channels + 1) if channels % h == 0)
         self.norm = nn.GroupNorm(_groups(channels), channels, eps=EPSILON)
         self.inside, self.outside = nn.Linear(channels, 3 * channels), _zero(nn.Linear(channels, channels))
         if token_width:

@@ -86,9 +86,8 @@ def test_students_draw_the_right_law(schedule: Schedule, steps: int) -> None:
         student,
         batches,
         steps=steps,
-        substeps=4,
-        updates=400 * steps,
-        batch_size=128,
+        updates=250 * steps,
+        batch_size=256,
         learning_rate=5e-3,
     )
     keys = Keys.range(1, 10000)
