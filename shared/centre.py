@@ -14,7 +14,7 @@ is the exact denoiser of a Gaussian.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import torch
@@ -341,7 +341,7 @@ class CentredDenoiser(NetworkDenoiser):
             hidden = ~known.observed
             known = Encoded((known.values - mean) / std * known.observed, known.observed)
             x = torch.where(known.observed, known.values, x)
-        told = Condition(condition.label, condition.covariates, condition.tokens, channels, known, fold)
+        told = replace(condition, channels=channels, known=known)
         # One unit of error for a whole record: an entry that varies little matters little.
         axes = tuple(range(1, x_t.ndim))
         spread = (out**2 * hidden).sum(axes, keepdim=True) / hidden.sum(axes, keepdim=True).clamp(min=1)
@@ -373,7 +373,7 @@ class ScaledDenoiser:
         known = condition.known
         if known is not None:
             residual = Encoded((known.values - self.mean) / self.scale * known.observed, known.observed)
-            condition = Condition(**{**vars(condition), "known": residual})
+            condition = replace(condition, known=residual)
         r = self.denoiser((x_t - alpha * self.mean) / self.scale, t, condition)
         x_0 = self.mean + self.scale * r
         return x_0 if known is None else torch.where(known.observed, known.values, x_0)

@@ -95,7 +95,7 @@ def test_default_mode_weights_and_interval_coverage():
     [("matched", 0.02, 0.03), ("repaint", 0.08, 0.1), ("twisted", 0.06, 0.1)],
 )
 def test_ways_without_masks_on_a_gaussian(way, mean_bias, std_bias):
-    n = 500 if way == "twisted" else 1500
+    n = 1500 if way == "matched" else 500
     exact, known, keys = gaussian(), repeated(*ONE, n), Keys.range(0, n)
     denoiser = WithoutMasks(exact)
     if way == "matched":
@@ -131,7 +131,7 @@ def mode_error(x, exact, known):
 
 
 def test_particles_find_the_mode_weights_where_replacement_does_not():
-    exact, n = two_modes(), 600
+    exact, n = two_modes(), 400
     known, keys = repeated([0.8, 0.0, 0.0], [True, False, False], n), Keys.range(0, n)
     weight = float(exact.weights(Condition(known=known[torch.tensor([0])]))[0, 1])
     assert weight == pytest.approx(0.894, abs=0.001)  # odds e^(2 * 0.4 * 0.8 / 0.3)
