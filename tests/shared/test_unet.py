@@ -233,6 +233,7 @@ def test_sizes_and_refusals() -> None:
         )
 
 
+@pytest.mark.slow  # importing the compiler alone takes half a minute on a busy machine
 def test_compiles_without_graph_breaks() -> None:
     network, x, level, condition = everything(2)
     expected = network(x, level, condition)
