@@ -50,7 +50,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Table:
-    """The chain's view of rows: both scales of the numbers (NaN where missing) and codes (-1 where missing)."""
+    """The chains' view of rows: both scales of the numbers (NaN where missing) and codes (-1 there)."""
 
     standard: np.ndarray
     gauss: np.ndarray
@@ -136,8 +136,10 @@ class TreeChains:
         return self
 
     def guess(self, table: Table, chain: np.ndarray) -> Guess:
-        """Guesses for the missing cells of `table`, those of row i by chain number `chain[i]`. The chains that
-        never saw a row of fold f are f and f - 1."""
+        """Guesses for the missing cells of `table`, those of row i by chain number `chain[i]`.
+
+        The chains that never saw a row of fold f are f and f - 1.
+        """
         p = table.standard.shape[1]
         missing, state = table.missing, self._begin(table)
         gauss, standard = np.nan_to_num(table.gauss), np.nan_to_num(table.standard)

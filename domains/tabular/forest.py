@@ -6,7 +6,7 @@ ourselves also makes the answer independent of the scikit-learn that happens to 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -77,6 +77,7 @@ class Forest:
         n, trees = len(rows), len(self.roots)
         if n == 0:
             return torch.zeros(0, self.values.shape[1])
+        rows = rows if rows.shape[1] else rows.new_zeros(n, 1)
         feature, threshold, children = self._walk
         flat, width = rows.reshape(-1), rows.shape[1]
         node = self.roots.repeat(n)
@@ -126,7 +127,7 @@ class Forest:
 def _leaf_values(
     fitted: ExtraTreesRegressor | ExtraTreesClassifier, value: np.ndarray, width: int
 ) -> np.ndarray:
-    """scikit-learn keeps (leaves, outputs, classes): outputs for a regressor, class shares for a classifier."""
+    """scikit-learn keeps (leaves, outputs, classes): a regressor's outputs, a classifier's class shares."""
     if isinstance(fitted, ExtraTreesRegressor):
         return value[:, :, 0]
     shares = np.zeros((len(value), width))
@@ -154,4 +155,9 @@ def grow(rows: np.ndarray, target: np.ndarray, *, trees: int, leaf: int, width: 
         fitted = ExtraTreesClassifier(trees, min_samples_leaf=leaf, max_features=None, random_state=seed)
     else:
         fitted = ExtraTreesRegressor(trees, min_samples_leaf=leaf, random_state=seed)
-    return Forest.pack(fitted.fit(rows, target), width)
+    return Forest.pack(fitted.fit(at_least_one(rows), target), width)
+
+
+def at_least_one(rows: np.ndarray) -> np.ndarray:
+    """(n, F) with a constant column where a table has no other column to ask: the trees are leaves."""
+    return rows if rows.shape[1] else np.zeros((len(rows), 1), np.float32)

@@ -62,7 +62,7 @@ class GaussScale:
 
     def decode(self, gauss: np.ndarray) -> np.ndarray:
         """Quantiles to raw numbers, within the observed range."""
-        return np.interp(gauss, self.gauss, self.raw)
+        return np.asarray(np.interp(gauss, self.gauss, self.raw))
 
 
 class TableSpace:
@@ -129,9 +129,15 @@ class TableSpace:
             parts.append(part)
         return np.concatenate(parts, 1)
 
-    def spread(self, columns: np.ndarray) -> np.ndarray:
-        """(n, q) one flag a category column to (n, sum K), one an indicator."""
-        return np.repeat(columns, self.cardinalities, axis=1)
+    @property
+    def columns(self) -> int:
+        """C = p + sum K, the length of a record in model space: Gaussian scales, then indicators."""
+        return len(self.means_) + self.offsets[-1]
+
+    def entries(self, columns: np.ndarray) -> np.ndarray:
+        """(n, p + q) a flag for each column to (n, C), a flag for each entry of the record."""
+        p = len(self.means_)
+        return np.concatenate([columns[:, :p], np.repeat(columns[:, p:], self.cardinalities, axis=1)], 1)
 
     def state(self) -> dict[str, Tensor]:
         """Named tensors for safetensors."""

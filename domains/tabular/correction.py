@@ -1,0 +1,160 @@
+"""The network beside the trees: what it is shown of a guess, how it corrects it, what it draws around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...shared.data import Condition, Encoded
+from ...shared.noise import Keys
+from ...shared.records import RecordsDenoiser, RecordsNetwork
+from ...shared.samplers import DPMSolver2M
+from ...shared.schedules import Cosine
+from ...shared.training import Batch
+from .chain import Guess, Table
+from .space import TableSpace
+
+_DRAWS = 4  # draws are made so many at once, always: the same arithmetic for the same draw
+_CLIP = 8.0  # residuals further out than this are not learned from at full length
+
+
+class HiddenCells:
+    """Training records: rows with cells hidden and guessed. Implements `shared.training.Examples`."""
+
+    def __init__(self, features: Tensor, residual: Tensor, counts: Tensor, hidden: Tensor) -> None:
+        self.features, self.residual, self.counts, self.hidden = features, residual, counts, hidden
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def batch(self, indices: Tensor, keys: Keys) -> Batch:
+        known = Encoded(torch.zeros(len(indices), self.hidden.shape[1]), ~self.hidden[indices])
+        condition = Condition(channels=self.features[indices], known=known)
+        return Batch(self.residual[indices], condition, self.counts[indices])
+
+
+def select(copies: list[HiddenCells], rows: Tensor) -> HiddenCells:
+    """These rows of every copy."""
+    parts = [
+        [getattr(copy, name)[rows] for copy in copies]
+        for name in ("features", "residual", "counts", "hidden")
+    ]
+    return HiddenCells(*(torch.cat(part) for part in parts))
+
+
+class Correction:
+    """A denoiser of residuals around guesses, in a table's model space.
+
+    Args:
+        space: the scales.
+        denoiser: of records of C = p + sum K residuals, and p further expectations on the standard scale.
+        steps: denoising steps of a draw.
+    """
+
+    def __init__(self, space: TableSpace, denoiser: RecordsDenoiser, steps: int) -> None:
+        self.space, self.denoiser, self.steps = space, denoiser, steps
+
+    @classmethod
+    def new(cls, space: TableSpace, typical: float, steps: int, **network: Any) -> Correction:
+        """With a network that has learned nothing: it corrects nothing, and draws Gaussian residuals.
+
+        Args:
+            typical: how many cells of a record count in the loss on average.
+            network: widths, depths and dropout of `RecordsNetwork`.
+        """
+        p, q, levels = len(space.means_), len(space.cardinalities), space.offsets[-1]
+        made = RecordsNetwork(3 * p + p + q + levels, p + levels, p + levels + p, **network)
+        return cls(space, RecordsDenoiser(made, Cosine(), p + levels, typical).eval(), steps)
+
+    def lesson(self, table: Table, hidden: Table, guess: Guess) -> HiddenCells:
+        """What there is to learn from `table` when `hidden` is all that is shown of it, and guessed so."""
+        p = table.standard.shape[1]
+        residual, real = self._residual(table, guess)
+        where = self.space.entries(hidden.missing)
+        counts = np.concatenate([where, hidden.missing[:, :p]], 1) & real
+        return HiddenCells(
+            torch.from_numpy(self._features(hidden, guess)),
+            torch.from_numpy(residual),
+            torch.from_numpy(counts),
+            torch.from_numpy(where),
+        )
+
+    def _features(self, table: Table, guess: Guess) -> np.ndarray:
+        """(n, K) what the encoder sees: guesses or values on both scales, spread, what is missing, shares."""
+        return np.concatenate(
+            [guess.standard.clip(-6, 6), guess.gauss, guess.spread, table.missing - 0.5, guess.shares], 1
+        ).astype(np.float32)
+
+    def _residual(self, truth: Table, guess: Guess) -> tuple[np.ndarray, np.ndarray]:
+        """(n, C + p): gauss residual in units of its spread, share residual likewise, standard residual;
+        and where the truth is known."""
+        p = truth.standard.shape[1]
+        known = ~truth.missing
+        gauss = (truth.gauss - guess.gauss) / np.maximum(guess.spread, 1e-3)
+        shares = (self.space.indicators(truth.codes) - guess.shares) / share_spread(guess.shares)
+        standard = truth.standard - guess.standard
+        real = np.concatenate([self.space.entries(known), known[:, :p]], 1)
+        residual = np.concatenate([gauss, shares, standard], 1)
+        return np.where(real, residual, 0).clip(-_CLIP, _CLIP).astype(np.float32), real
+
+    def corrections(self, hidden: Table, guess: Guess) -> np.ndarray:
+        """(n, C + p) what the network would add to a guess: Gaussian scale, shares, standard scale."""
+        columns = self.space.columns
+        expected = self._expected(hidden, guess)
+        scale = np.concatenate([guess.spread, share_spread(guess.shares)], 1)
+        gone = self.space.entries(hidden.missing)
+        return np.concatenate([gone * scale * expected[:, :columns], expected[:, columns:]], 1)
+
+    def _expected(self, table: Table, guess: Guess) -> np.ndarray:
+        """(n, C + p) the network's expectation of the residuals."""
+        with torch.no_grad():
+            condition = self.denoiser.network.encode(self._condition(table, guess))
+            return np.asarray(self.denoiser.network.expectation(condition))
+
+    def _condition(self, table: Table, guess: Guess) -> Condition:
+        hidden = torch.from_numpy(self.space.entries(table.missing))
+        known = Encoded(torch.zeros(hidden.shape), ~hidden)
+        return Condition(channels=torch.from_numpy(self._features(table, guess)), known=known)
+
+    def noise(self, tables: list[Table], guesses: list[Guess], keys: Keys, draws: int) -> np.ndarray:
+        """(draws, n, C) diffused residuals in model space, 0 where known; draw d is told by guess d mod K."""
+        n = len(tables[0].standard)
+        gone = self.space.entries(tables[0].missing)
+        scales = [gone * np.concatenate([guess.spread, share_spread(guess.shares)], 1) for guess in guesses]
+        sampler = DPMSolver2M(steps=self.steps)
+        out = np.zeros((draws, *gone.shape), np.float32)
+        with torch.no_grad():
+            told = [
+                self.denoiser.network.encode(self._condition(*pair))
+                for pair in zip(tables, guesses, strict=True)
+            ]
+            for first in range(0, draws, _DRAWS):
+                # Always _DRAWS at once, also when fewer are wanted: the same arithmetic for the same draw.
+                number = torch.arange(first, first + _DRAWS)
+                condition = _stacked([told[int(d) % len(told)] for d in number])
+                batch = Keys(keys.seed, keys.items.repeat(_DRAWS), number.repeat_interleave(n))
+                noise = (
+                    sampler(self.denoiser, (gone.shape[1],), batch, condition).reshape(_DRAWS, n, -1).numpy()
+                )
+                for d in range(first, min(first + _DRAWS, draws)):
+                    out[d] = scales[d % len(scales)] * noise[d - first]
+        return out
+
+
+def _stacked(conditions: list[Condition]) -> Condition:
+    """Encoded conditions one below the other."""
+    tokens, observed = [], []
+    for condition in conditions:
+        assert condition.tokens is not None and condition.known is not None
+        tokens.append(condition.tokens)
+        observed.append(condition.known.observed)
+    known = torch.cat(observed)
+    return Condition(tokens=torch.cat(tokens), known=Encoded(torch.zeros(known.shape), known))
+
+
+def share_spread(shares: np.ndarray) -> np.ndarray:
+    """Standard deviation of an indicator that is 1 with this probability, not below 0.05."""
+    return np.asarray(np.sqrt(np.clip(shares * (1 - shares), 0.0025, None)))
