@@ -65,7 +65,7 @@ def one_line(run: Run, code: int, *words: str) -> None:
 
 
 def test_13_a_column_without_a_cell_is_kept_and_told(ebbtide, tmp_path: Path) -> None:
-    code, out, err = ebbtide("impute", table(tmp_path, empty=[None]), "-o", tmp_path / "out")
+    code, _, err = ebbtide("impute", table(tmp_path, empty=[None]), "-o", tmp_path / "out")
     made = pd.read_csv(tmp_path / "out/table.imputed.csv")
     assert code == 0 and made.shape == (60, 4) and made["empty"].isna().all()
     assert "column-empty" in err and "'empty'" in err
