@@ -187,8 +187,9 @@ class TabularImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # 
             validate_data(self, X, skip_check_array=True, reset=reset)
             frame = X
         else:
+            # Infinity is refused later, with its column and rows.
             array = validate_data(
-                self, X, dtype=None, ensure_all_finite="allow-nan", reset=reset, ensure_min_samples=1
+                self, X, dtype=None, ensure_all_finite=False, reset=reset, ensure_min_samples=1
             )
             frame = pd.DataFrame(array)
             if array.dtype == object:

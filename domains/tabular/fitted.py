@@ -69,7 +69,7 @@ def require_unique(keys: np.ndarray, where: str) -> None:
     again = np.zeros(len(keys), bool)
     again[order[1:]] = keys[order[1:]] == keys[order[:-1]]
     if again.any():
-        rows = ", ".join(str(row + 1) for row in np.flatnonzero(again)[:5]) + ", ..." * (again.sum() > 5)
+        rows = ", ".join(str(row + 1) for row in np.flatnonzero(again)[:5]) + ", ..." * int(again.sum() > 5)
         raise InputError(
             "key-duplicate",
             f"{again.sum()} rows repeat a key that an earlier row has (rows {rows})",
