@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ebbtide.domains.tabular import fitted as fitted_module
 from ebbtide.domains.tabular.filling import half_sample_mode
 from ebbtide.domains.tabular.fitted import FittedTable, content_keys
-from ebbtide.pipelines.frames import impute
+from ebbtide.pipelines.frames import canonical, impute, row_keys
 from ebbtide.shared.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("gaussian")
@@ -211,3 +211,21 @@ def test_observed_cells_of_odd_tables_come_back_as_they_were(table: pd.DataFrame
             for row in np.flatnonzero(~result.mask.iloc[:, place]):
                 old, new = table.iloc[row, place], made.iloc[row, place]
                 assert type(old) is type(new) and (old == new or (pd.isna(old) and pd.isna(new)))
+
+
+def test_what_is_learnt_from_does_not_depend_on_the_order_of_keyed_rows() -> None:
+    table = mixed()
+    order = np.random.default_rng(1).permutation(len(table))
+    shuffled = table.iloc[order]
+    first = canonical(table, row_keys(table, "id"))
+    pd.testing.assert_frame_equal(canonical(shuffled, row_keys(shuffled, "id")), first)
+    assert not first.index.equals(table.index)
+
+
+def test_errors_count_rows_from_the_beginning_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitted_module, "BYTES_IN_MEMORY", 1)  # pieces of 256 rows
+    numbers = pd.DataFrame({"a": [f"{k / 7:.3f}" for k in range(400)], "b": ["1.5", "2.5"] * 200})
+    model = FittedTable.fit(numbers)
+    numbers.loc[300, "a"] = "twelve"
+    with pytest.raises(InputError, match="301"):
+        impute(numbers, model=model, draws=2)

@@ -247,3 +247,15 @@ def test_a_damaged_table_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"row-length.*row 7"):
         impute_file(table, tmp_path / "out", domain=domain())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv"]
+
+
+def test_a_shuffled_file_with_a_key_teaches_the_same_rows_in_the_same_order(tmp_path: Path) -> None:
+    order = np.random.default_rng(3).permutation(LINES)
+    keyed, samples = domain(key="id"), []
+    for name, shuffled in (("a.csv", None), ("b.csv", order)):
+        path = write_table(tmp_path / name, order=shuffled)
+        survey = keyed.survey(path)
+        samples += [keyed.sample(path, survey, rows, 0).reset_index(drop=True) for rows in (15, LINES)]
+    pd.testing.assert_frame_equal(samples[0], samples[2])
+    pd.testing.assert_frame_equal(samples[1], samples[3])
+    assert len(samples[0]) == 15
