@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from .data import Condition
@@ -60,6 +61,7 @@ class RecordsNetwork(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        self.width = width
         self.encoder = nn.Sequential(
             nn.Linear(features, width),
             *(ResidualLayer(width, dropout) for _ in range(depth)),
@@ -78,14 +80,16 @@ class RecordsNetwork(nn.Module):
             nn.init.zeros_(last.bias)
 
     def encode(self, condition: Condition) -> Condition:
-        """Run the encoder: `channels` (B, K) -> `tokens` (B, 1, width), which later calls use instead."""
+        """Run the encoder: `channels` (B, K) -> `tokens` (B, 1, width + head_width), which later calls use
+        instead: the record as a vector, and as the head takes it."""
         assert condition.channels is not None
-        return replace(condition, channels=None, tokens=self.encoder(condition.channels)[:, None])
+        record = self.encoder(condition.channels)
+        return replace(condition, channels=None, tokens=torch.cat([record, self.context(record)], 1)[:, None])
 
     def expectation(self, condition: Condition) -> Tensor:
         """(B, means): what the encoder alone expects; zero before training. `condition` is encoded."""
         assert condition.tokens is not None
-        out: Tensor = self.mean(condition.tokens[:, 0])
+        out: Tensor = self.mean(condition.tokens[:, 0, : self.width])
         return out
 
     def forward(self, x: Tensor, level: Tensor, condition: Condition) -> Tensor:
@@ -93,8 +97,11 @@ class RecordsNetwork(nn.Module):
         if condition.tokens is None:
             condition = self.encode(condition)
         assert condition.tokens is not None
-        context = self.context(condition.tokens[:, 0])
-        out: Tensor = self.out(self.head(self.noisy(x) + self.level(level) + context))
+        context = condition.tokens[:, 0, self.width :]
+        # A sampler has the whole batch at one level, whose embedding is then computed once.
+        together = not self.training and bool((level == level[0]).all())
+        embedded = self.level(level[:1] if together else level)
+        out: Tensor = self.out(self.head(self.noisy(x) + embedded + context))
         return out
 
 

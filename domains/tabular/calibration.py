@@ -189,8 +189,10 @@ def _factor(
     """(p,) the factor on the noise with which 90 % intervals around `middle` cover 90 %."""
     factors = np.geomspace(0.3, 3.5, 33)
     score, inside = np.zeros((2, len(factors), counts.shape[1]))
+    tails = interval(noise)
     for i, factor in enumerate(factors):
-        low, high = interval(space.from_gauss(middle + factor * noise))
+        # The scale is monotone: ends of draws are draws of ends.
+        low, high = (space.from_gauss(middle + factor * tail) for tail in tails)
         miss = np.maximum(low - truth, 0) + np.maximum(truth - high, 0)
         score[i] = np.where(counts, (high - low + 20 * miss) / space.stds_, 0).sum(0)
         inside[i] = ((miss <= 0) & counts).sum(0)

@@ -8,13 +8,15 @@ and network and the spread of the draws are chosen (`calibration`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from torch import Tensor
 
 from ...shared.masking import Cells
@@ -50,19 +52,19 @@ class ModelSettings:
         sampler_steps: denoising steps of a draw.
     """
 
-    trees: tuple[int, ...] = (3, 8)
+    trees: tuple[int, ...] = (2, 6)
     folds: int = 8
     leaf: int = 2
     copies: int = 3
     hide: tuple[float, float] = (0.03, 0.45)
     width: int = 128
     depth: int = 2
-    head_width: int = 96
+    head_width: int = 64
     head_depth: int = 2
     dropout: float = 0.1
     steps: int | None = None
-    batch_size: int = 256
-    learning_rate: float = 1e-3
+    batch_size: int = 512
+    learning_rate: float = 2e-3
     held_out: float = 0.1
     sampler_steps: int = 8
 
@@ -84,7 +86,7 @@ class ModelSettings:
         """Training steps for a table of so many rows: few rows are overfitted soon, and 30 are too few."""
         if self.steps is not None:
             return self.steps
-        return 0 if rows < 30 else int(np.clip(rows / 12, 150, 2500))
+        return 0 if rows < 30 else int(np.clip(rows / 28, 100, 1200))
 
 
 @dataclass(frozen=True)
@@ -218,17 +220,18 @@ class TableModel:
             checkpoint_every=250,
         )
         kept = torch.from_numpy(~held)
-        train(
-            self.correction.denoiser,
-            select(lessons, kept),
-            settings,
-            held_out=select(lessons, ~kept) if held.any() else None,
-            seed=seed,
-            folder=folder,
-            resume=resume,
-            device=device,
-            progress=lambda label, fraction: tell(label, 0.5 + 0.4 * fraction),
-        )
+        with _one_thread():
+            train(
+                self.correction.denoiser,
+                select(lessons, kept),
+                settings,
+                held_out=select(lessons, ~kept) if held.any() else None,
+                seed=seed,
+                folder=folder,
+                resume=resume,
+                device=device,
+                progress=lambda label, fraction: tell(label, 0.5 + 0.4 * fraction),
+            )
         self.correction.denoiser.to("cpu").eval()
 
     # ----------------------------------------------------------------------------------------------- fill
@@ -241,16 +244,22 @@ class TableModel:
             items: (n,) int64, a key for each row; a draw depends on (seed, key, draw) and the row alone.
             draws: how many draws.
         """
-        parts = []
+        parts: list[Filled] = []
         for start in range(0, len(items), _CHUNK):
             chunk = slice(start, start + _CHUNK)
             some, own = Coded(coded.numbers[chunk], coded.codes[chunk]), torch.from_numpy(items[chunk]).long()
             table = scaled(self.space, some)
             guesses = [self.chains.guess(table, np.full(len(some), k)) for k in range(self.chains.chains_)]
-            for first in range(0, len(some), _ROWS):
-                rows = np.arange(first, min(first + _ROWS, len(some)))
-                keys = Keys(seed, own, torch.zeros_like(own))
-                parts.append(self._fill_rows(some, table, guesses, rows, keys, draws))
+            keys = Keys(seed, own, torch.zeros_like(own))
+            batches = [
+                np.arange(first, min(first + _ROWS, len(some))) for first in range(0, len(some), _ROWS)
+            ]
+            # Small products are computed faster by two workers with a thread each than by one with two.
+            jobs = torch.get_num_threads()
+            with _one_thread():
+                parts += Parallel(jobs if len(batches) > 1 else 1, prefer="threads")(
+                    delayed(self._fill_rows)(some, table, guesses, rows, keys, draws) for rows in batches
+                )
         if not parts:
             n, p, q = 0, coded.numbers.shape[1], coded.codes.shape[1]
             numbers, codes = np.zeros((draws, n, p)), np.zeros((draws, n, q), np.int32)
@@ -345,6 +354,18 @@ def scaled(space: TableSpace, coded: Coded) -> Table:
     """A coded table on both scales; levels beyond the fitted ones count as missing."""
     codes = np.where(coded.codes < np.array(space.cardinalities, dtype=int), coded.codes, -1)
     return Table(space.standard(coded.numbers), space.gauss(coded.numbers), codes.astype(np.int32))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A network this small is computed fastest by one thread: several wait for each other, and on a busy
+    machine wait long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _folds(rows: int, folds: int, seed: int) -> np.ndarray:
