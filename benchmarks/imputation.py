@@ -4,13 +4,14 @@
     python benchmarks/imputation.py --report
 
 The protocol is DiffPuter's (Zhang et al., ICLR 2025): `np.random.seed(1234)`; 70 % of the shuffled rows
-train, the rest test; 30 % of all cells hidden; numbers are measured z-scored by the observed training cells, MAE and
-RMSE pooled over hidden cells of the number columns; categories by accuracy pooled over hidden cells; the
-target column is not modelled. Where DATA holds the published masks (Adult, Default), they are used.
+train, the rest test; 30 % of all cells hidden; numbers are measured z-scored by the observed training cells,
+MAE and RMSE pooled over hidden cells of the number columns; categories by accuracy pooled over hidden cells;
+the target column is not modelled. Where DATA holds the published masks (Adult, Default), they are used.
 
 Seconds are for fitting and filling the test part (a chain fills the training part while it fits; Ebbtide does
-so on demand, which is not counted). Every method runs in a process of its own, one after the other, with two threads; results are appended to
-`benchmarks/results/imputation.jsonl` as they come, and what is there already is not run again.
+so on demand, which is not counted). Every method runs in a process of its own, one after the other, with two
+threads; results are appended to `benchmarks/results/imputation.jsonl` as they come, and what is there already
+is not run again.
 """
 
 from __future__ import annotations

@@ -151,15 +151,20 @@ def _hide(
     held: np.ndarray,
     seed: int,
 ) -> _Pair:
-    """Few cells more than are missing anyway, so that guessing them is as hard as it will be in use; and so
-    each row several times. A table that misses nothing is taken to be for filling tables that do."""
-    p = table.standard.shape[1]
-    rate, times = (0.1, 4) if table.missing.mean() > 0.05 else (0.25, 2)
+    """One cell more of each row than is missing anyway, so that guessing it is as hard as it will be in use;
+    and so each row several times. A table that misses nothing is taken to be for filling tables that do."""
+    p, columns = table.standard.shape[1], table.missing.shape[1]
+    misses = table.missing.mean() > 0.05
+    times = int(np.clip(columns // 4, 4, 6)) if misses else 2
     places = np.tile(np.flatnonzero(held), times)
     draws = torch.arange(times).repeat_interleave(len(places) // times)
     keys = Keys(seed, torch.from_numpy(places), draws)
-    stays = Cells(rate, rate)(Keys(seed, keys.items, draws + 1000), (table.missing.shape[1],)).numpy()
     rows, own = table[places], fold[places]
+    if misses:
+        rank = np.where(rows.missing, -1.0, keys.uniform((columns,), "hide one").numpy())
+        stays = rank < rank.max(1, keepdims=True)
+    else:
+        stays = Cells(0.25, 0.25)(keys, (columns,)).numpy()
     hidden = rows.hide(~stays[:, :p], ~stays[:, p:])
     guesses = [chains.guess(hidden, chain) for chain in (own, (own - 1) % chains.chains_)]
     corrections = [correction.corrections(hidden, guess) for guess in guesses]

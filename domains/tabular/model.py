@@ -82,11 +82,11 @@ class ModelSettings:
         names = ("width", "depth", "head_width", "head_depth", "dropout")
         return {name: getattr(self, name) for name in names}
 
-    def steps_for(self, rows: int) -> int:
-        """Training steps for a table of so many rows: few rows are overfitted soon, and 30 are too few."""
+    def steps_for(self, rows: int, columns: int) -> int:
+        """Training steps for a table of this size: few cells are overfitted soon, and 30 rows are too few."""
         if self.steps is not None:
             return self.steps
-        return 0 if rows < 30 else int(np.clip(rows / 28, 100, 1200))
+        return 0 if rows < 30 else int(np.clip(rows * columns / 250, 100, 2000))
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class TableModel:
         if p + q == 0 or table.missing.all():
             return model
         held = _held_out(rows, settings, seed)
-        if steps := settings.steps_for(rows):
+        if steps := settings.steps_for(rows, p + q):
             lessons = []
             for copy in range(settings.copies):
                 tell("hiding cells and guessing them", 0.3 + 0.2 * copy / settings.copies)

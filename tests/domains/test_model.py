@@ -1,0 +1,282 @@
+"""The model of a table against laws that are known: forests, scales, chains, calibration, draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+
+from ebbtide.domains.tabular.calibration import _weights, interval
+from ebbtide.domains.tabular.chain import Table, TreeChains
+from ebbtide.domains.tabular.codec import Coded
+from ebbtide.domains.tabular.forest import Forest
+from ebbtide.domains.tabular.model import ModelSettings, TableModel
+from ebbtide.domains.tabular.space import GaussScale, TableSpace
+from ebbtide.shared.errors import EbbtideError
+
+SMALL = ModelSettings(trees=(2, 6), folds=5, steps=60, batch_size=256, width=32, depth=1, head_width=32)
+
+
+@pytest.fixture(autouse=True)
+def single_precision():
+    """The model works in float32, whatever other tests have made the default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
+
+
+# ----------------------------------------------------------------------------------------------- forests
+
+
+def test_a_packed_forest_predicts_what_scikit_learn_predicts():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(800, 6)).astype(np.float32)
+    target = np.stack([rows[:, 0] * rows[:, 1], rows[:, 2]], 1)
+    fitted = ExtraTreesRegressor(8, min_samples_leaf=2, random_state=0).fit(rows, target)
+    new = rng.normal(size=(500, 6)).astype(np.float32)
+    ours = Forest.pack(fitted, 0).predict(torch.from_numpy(new)).numpy()
+    # Thresholds are kept to 11 bits: a few rows that lie at one go the other way.
+    off = np.abs(ours - fitted.predict(new)).max(1)
+    assert np.quantile(off, 0.95) < 2e-3
+    assert off.mean() < 5e-3
+
+
+def test_class_shares_are_laid_out_by_code_also_for_classes_unseen():
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(300, 3)).astype(np.float32)
+    codes = np.where(rows[:, 0] > 0, 4, 1)  # of 6 levels, two occur
+    fitted = ExtraTreesClassifier(5, random_state=0).fit(rows, codes)
+    shares = Forest.pack(fitted, 6).predict(torch.from_numpy(rows)).numpy()
+    assert shares.shape == (300, 6)
+    assert np.allclose(shares.sum(1), 1, atol=1e-3)
+    assert (shares.argmax(1) == codes).mean() > 0.99
+    assert not shares[:, [0, 2, 3, 5]].any()
+
+
+def test_rows_do_not_mind_company():
+    rng = np.random.default_rng(2)
+    rows = rng.normal(size=(400, 4)).astype(np.float32)
+    forest = Forest.pack(ExtraTreesRegressor(7, random_state=0).fit(rows, np.stack([rows[:, 0]] * 3, 1)), 0)
+    whole = forest.predict(torch.from_numpy(rows))
+    for part in (slice(3, 4), slice(100, 237)):
+        assert torch.equal(forest.predict(torch.from_numpy(rows[part])), whole[part])
+
+
+@pytest.mark.parametrize("harm", ["loop", "outside", "leaf", "feature", "root"])
+def test_trees_that_point_outside_themselves_are_refused(harm):
+    rows = np.random.default_rng(3).normal(size=(50, 3)).astype(np.float32)
+    state = Forest.pack(ExtraTreesRegressor(2, random_state=0).fit(rows, rows[:, :2]), 0).state("f")
+    state = {name: value.clone() for name, value in state.items()}
+    inner = int((state["f.feature"] >= 0).nonzero()[1])
+    leaf = int((state["f.feature"] < 0).nonzero()[0])
+    if harm == "loop":
+        state["f.right"][inner] = 0
+    elif harm == "outside":
+        state["f.right"][inner] = len(state["f.right"])
+    elif harm == "leaf":
+        state["f.right"][leaf] = len(state["f.values"])
+    elif harm == "feature":
+        state["f.feature"][inner] = 3
+    else:
+        state["f.roots"][1] = -1
+    with pytest.raises(EbbtideError, match="model-forest"):
+        Forest.from_state(state, "f", features=3)
+
+
+# ------------------------------------------------------------------------------------------------ scales
+
+
+numbers = st.lists(
+    st.one_of(st.sampled_from([0.0, 1.0, -3.5]), st.floats(-1e6, 1e6, allow_subnormal=False)),
+    min_size=1,
+    max_size=60,
+)
+
+
+@given(numbers)
+@settings(max_examples=200, deadline=None)
+def test_the_gaussian_scale_is_monotone_and_comes_back(values):
+    seen = np.array(values)
+    scale = GaussScale.fit(seen)
+    order = np.sort(seen)
+    coded = scale.encode(order)
+    assert np.isfinite(coded).all()
+    assert (np.diff(coded) >= 0).all()
+    assert np.allclose(scale.decode(coded), order, rtol=1e-9, atol=1e-9 * max(np.abs(seen).max(), 1))
+
+
+def test_a_pile_of_equal_values_decodes_to_that_value_and_keeps_its_share():
+    rng = np.random.default_rng(4)
+    seen = np.where(rng.random(4000) < 0.7, 0.0, rng.lognormal(size=4000))
+    scale = GaussScale.fit(seen)
+    drawn = scale.decode(rng.normal(size=20_000))
+    assert np.mean(drawn == 0) == pytest.approx(np.mean(seen == 0), abs=0.01)
+    assert np.quantile(drawn, 0.95) == pytest.approx(np.quantile(seen, 0.95), rel=0.05)
+    assert drawn.min() >= 0 and drawn.max() <= seen.max()
+
+
+def test_a_constant_column_stays_constant_and_an_empty_one_missing():
+    space = TableSpace([]).fit(np.array([[7.3, np.nan], [7.3, np.nan], [np.nan, np.nan]]))
+    back = space.from_gauss(np.array([[-2.0, 0.0], [3.0, 1.0]]))
+    assert (back[:, 0] == 7.3).all()
+    assert np.isnan(back[:, 1]).all()
+
+
+# ------------------------------------------------------------------------------------------------ chains
+
+
+def test_a_chain_has_not_seen_the_rows_it_is_asked_about_in_training():
+    """Rows carry numbers that nothing predicts. A chain that saw a row remembers it; f and f - 1 must not."""
+    rng = np.random.default_rng(5)
+    table = Table(rng.normal(size=(300, 3)), rng.normal(size=(300, 3)), np.zeros((300, 0), np.int32))
+    fold = np.arange(300) % 6
+    chains = TreeChains([], trees=(4,), leaf=1).fit(table, fold, seed=0)
+    hidden = table.hide(np.repeat([[True, False, False]], 300, 0), np.zeros((300, 0), bool))
+
+    def remembered(shift: int) -> float:
+        said = chains.guess(hidden, (fold + shift) % 6).standard[:, 0]
+        return float(np.corrcoef(said, table.standard[:, 0])[0, 1])
+
+    assert max(abs(remembered(0)), abs(remembered(-1))) < 0.2  # 3.5 standard errors
+    assert min(remembered(1), remembered(3)) > 0.9
+
+
+def test_known_cells_of_a_guess_are_the_table_itself():
+    rng = np.random.default_rng(6)
+    table = Table(
+        rng.normal(size=(60, 2)), rng.normal(size=(60, 2)), rng.integers(0, 3, (60, 1)).astype(np.int32)
+    )
+    chains = TreeChains([3], trees=(2,)).fit(table, np.arange(60) % 3, seed=0)
+    guess = chains.guess(table, np.zeros(60, int))
+    assert np.array_equal(guess.standard, table.standard)
+    assert np.array_equal(guess.gauss, table.gauss)
+    assert not guess.spread.any()
+    assert np.array_equal(guess.shares, np.eye(3, dtype=np.float32)[table.codes[:, 0]])
+
+
+# ------------------------------------------------------------------------------------------- calibration
+
+
+def test_intervals_of_few_draws_cover_what_they_say():
+    draws = np.random.default_rng(7).normal(size=(20, 40_000))
+    low, high = interval(draws)
+    truth = np.random.default_rng(8).normal(size=40_000)
+    assert np.mean((truth >= low) & (truth <= high)) == pytest.approx(0.9, abs=0.007)  # 4.5 standard errors
+
+
+@pytest.mark.parametrize("chains", [2, 8, 1000])
+def test_the_weight_is_right_for_the_average_of_all_chains(chains):
+    """Chain k says x + b + n_k with its own noise n_k, and the correction is d = -n_k - b / 2 + u.
+
+    Averaged over K chains the error is b + n / K and the correction -n / K - b / 2 + u, whose best weight is
+    known; taken from one chain alone it would lean on its noise.
+    """
+    rng = np.random.default_rng(9)
+    n, var_b, var_n, var_u = 400_000, 0.5, 1.0, 0.25
+    b, u = rng.normal(size=n) * var_b**0.5, rng.normal(size=n) * var_u**0.5
+    noise = rng.normal(size=(2, n)) * var_n**0.5
+    error = -(b + noise)  # x - m
+    said = -noise - b / 2 + u
+    best = (var_n / chains + var_b / 2) / (var_n / chains + var_b / 4 + var_u)
+    found = _weights(said[..., None], error[..., None], np.ones((n, 1), bool), chains)
+    assert found[0] == pytest.approx(min(best, 1), abs=0.02)
+
+
+# ------------------------------------------------------------------------------------------------- model
+
+
+def gaussian_table(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of a known Gaussian (correlations 0.8, 0.5, 0.4), and 25 % of them hidden."""
+    rng = np.random.default_rng(seed)
+    covariance = np.array([[1, 0.8, 0.5], [0.8, 1, 0.4], [0.5, 0.4, 1]])
+    truth = rng.multivariate_normal([3, -1, 10], covariance, rows)
+    return truth, np.where(rng.random(truth.shape) < 0.25, np.nan, truth)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> TableModel:
+    _, holes = gaussian_table(1500, 0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    model = TableModel.fit(Coded(holes, np.zeros((1500, 0), np.int32)), [], SMALL, seed=0)
+    torch.set_default_dtype(before)
+    return model
+
+
+def test_means_come_near_the_exact_conditional_mean_and_draws_cover(fitted):
+    truth, holes = gaussian_table(1200, 1)
+    filled = fitted.fill(Coded(holes, np.zeros((1200, 0), np.int32)), np.arange(1200), draws=20)
+    # Rows that miss the first column alone: E[x_1 | x_2, x_3] is linear and its variance 0.3302.
+    rows = np.isnan(holes[:, 0]) & ~np.isnan(holes[:, 1:]).any(1)
+    inverse = np.linalg.inv(np.array([[1, 0.4], [0.4, 1]]))
+    gain = np.array([0.8, 0.5]) @ inverse
+    exact = 3 + (truth[rows][:, 1:] - np.array([-1, 10])) @ gain.T
+    assert (
+        np.sqrt(np.mean((filled.mean[rows, 0] - exact) ** 2)) < 0.33
+    )  # the mean of the column would be 0.82 off
+    hidden = np.isnan(holes)
+    low, high = interval(filled.numbers)
+    assert 0.86 < np.mean(((truth >= low) & (truth <= high))[hidden]) < 0.96
+    spread = filled.numbers[:, rows, 0].std(0, ddof=1).mean()
+    assert spread == pytest.approx((1 - gain @ np.array([0.8, 0.5])) ** 0.5, rel=0.25)
+
+
+def test_known_cells_come_back_bit_for_bit_in_every_draw(fitted):
+    _, holes = gaussian_table(40, 2)
+    filled = fitted.fill(Coded(holes, np.zeros((40, 0), np.int32)), np.arange(40), draws=3)
+    known = ~np.isnan(holes)
+    for made in (filled.mean, filled.median, *filled.numbers):
+        assert np.array_equal(made[known], holes[known])
+        assert np.isfinite(made).all()
+
+
+def test_a_row_is_filled_alike_in_any_company_order_and_number_of_draws(fitted):
+    _, holes = gaussian_table(700, 3)
+    coded, items = Coded(holes, np.zeros((700, 0), np.int32)), np.arange(700) * 7 + 1
+    whole = fitted.fill(coded, items, seed=5, draws=6)
+    order = np.random.default_rng(0).permutation(700)[:300]
+    some = fitted.fill(Coded(holes[order], coded.codes[order]), items[order], seed=5, draws=3)
+    assert np.array_equal(some.numbers, whole.numbers[:3, order])
+    assert np.array_equal(some.mean, whole.mean[order])
+    other = fitted.fill(coded, items, seed=6, draws=1)
+    assert not np.array_equal(other.numbers[0], whole.numbers[0])
+
+
+def test_a_saved_model_fills_alike(fitted):
+    _, holes = gaussian_table(50, 4)
+    coded = Coded(holes, np.zeros((50, 0), np.int32))
+    again = TableModel.from_state(*fitted.state())
+    for one, two in zip(
+        vars(fitted.fill(coded, np.arange(50), draws=2)).values(),
+        vars(again.fill(coded, np.arange(50), draws=2)).values(),
+        strict=True,
+    ):
+        assert np.array_equal(one, two)
+
+
+def test_categories_follow_what_determines_them_and_carry_their_chance():
+    rng = np.random.default_rng(10)
+    number = rng.normal(size=900)
+    codes = np.stack([np.digitize(number, [-0.5, 0.5]), rng.integers(0, 2, 900)], 1).astype(np.int32)
+    shown = np.where(rng.random(codes.shape) < 0.3, -1, codes).astype(np.int32)
+    model = TableModel.fit(Coded(number[:, None], shown), [3, 2], SMALL, seed=0)
+    filled = model.fill(Coded(number[:, None], shown), np.arange(900), draws=20)
+    first, second = shown[:, 0] < 0, shown[:, 1] < 0
+    assert np.mean(filled.mode[first, 0] == codes[first, 0]) > 0.9
+    assert filled.probability[second, 1].mean() == pytest.approx(0.55, abs=0.08)  # a coin tells nothing
+    assert np.mean(filled.codes[:, second, 1] == 1) == pytest.approx(0.5, abs=0.08)
+    assert (filled.codes[:, ~first, 0] == shown[~first, 0]).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8, 29])
+def test_tables_of_a_few_rows_are_filled(rows):
+    holes = np.arange(rows * 2, dtype=float).reshape(rows, 2)
+    holes[0, 0] = np.nan
+    codes = np.zeros((rows, 1), np.int32)
+    filled = TableModel.fit(Coded(holes, codes), [2]).fill(Coded(holes, codes), np.arange(rows), draws=2)
+    assert np.isfinite(filled.mean[:, 1]).all()
+    assert np.isnan(filled.mean[0, 0]) == (rows == 1)  # nothing was ever seen of it
