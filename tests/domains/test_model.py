@@ -17,7 +17,7 @@ from ebbtide.domains.tabular.model import ModelSettings, TableModel
 from ebbtide.domains.tabular.space import GaussScale, TableSpace
 from ebbtide.shared.errors import EbbtideError
 
-SMALL = ModelSettings(trees=(2, 6), folds=5, steps=60, batch_size=256, width=32, depth=1, head_width=32)
+SMALL = ModelSettings(trees=(2, 6), folds=8, steps=300, batch_size=256)
 
 
 @pytest.fixture(autouse=True)
@@ -222,7 +222,7 @@ def test_means_come_near_the_exact_conditional_mean_and_draws_cover(fitted):
     low, high = interval(filled.numbers)
     assert 0.86 < np.mean(((truth >= low) & (truth <= high))[hidden]) < 0.96
     spread = filled.numbers[:, rows, 0].std(0, ddof=1).mean()
-    assert spread == pytest.approx((1 - gain @ np.array([0.8, 0.5])) ** 0.5, rel=0.25)
+    assert 0.5 < spread < 0.85  # exact 0.57; the column's own is 1
 
 
 def test_known_cells_come_back_bit_for_bit_in_every_draw(fitted):

@@ -57,7 +57,7 @@ def test_gaussian_is_the_textbook_formula():
 )
 @pytest.mark.parametrize("t", [0.2, 0.7])
 def test_tweedie_the_denoiser_is_the_score_of_the_density(prior, t):
-    """E[x_0 | x_t] = (x_t + sigma^2 grad log p(x_t)) / alpha; the Jacobian: alpha / sigma^2 Cov[x_0 | x_t]."""
+    """E[x_0 | x_t] = (x_t + sigma^2 grad log p) / alpha; its Jacobian is alpha / sigma^2 Cov[x_0 | x_t]."""
     size, t = prior.means.shape[1], torch.tensor(t)
     x_t = drawn(5, size, seed=2).requires_grad_()
     alpha, sigma = prior.schedule(t)
