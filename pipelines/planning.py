@@ -117,7 +117,13 @@ def probe(
     model = None
     for steps in (10, 40):
         begun = monotonic()
-        model = TableModel.fit(few, cardinalities, replace(settings, steps=steps), seed=seed, device="cpu")
+        model = TableModel.fit(
+            few,
+            cardinalities,
+            replace(settings, steps=steps, trees=settings.trees_for(n)),
+            seed=seed,
+            device="cpu",
+        )
         seconds.append(monotonic() - begun)
     assert model is not None
     step = max(seconds[1] - seconds[0], 0.0) / 30

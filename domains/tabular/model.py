@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class ModelSettings:
     """How a table's model is made. The defaults suit tables of 100 to 100,000 rows on an ordinary machine.
 
     Args:
-        trees: trees of a chain in each round.
+        trees: trees of a chain in each round; None chooses by the number of rows.
         folds: folds of the cross-fitting, and chains.
         leaf: fewest rows in a leaf.
         copies: how many times the table is seen with further cells hidden.
@@ -52,7 +52,7 @@ class ModelSettings:
         sampler_steps: denoising steps of a draw.
     """
 
-    trees: tuple[int, ...] = (2, 6)
+    trees: tuple[int, ...] | None = None
     folds: int = 8
     leaf: int = 2
     copies: int = 3
@@ -81,6 +81,10 @@ class ModelSettings:
         """Sizes of the network."""
         names = ("width", "depth", "head_width", "head_depth", "dropout")
         return {name: getattr(self, name) for name in names}
+
+    def trees_for(self, rows: int) -> tuple[int, ...]:
+        """Trees of a chain: many where they cost little, as few rows make noisy trees."""
+        return self.trees or ((4, 16) if rows < 3000 else (2, 6))
 
     def steps_for(self, rows: int, columns: int) -> int:
         """Training steps for a table of this size: few cells are overfitted soon, and 30 rows are too few."""
@@ -156,11 +160,12 @@ class TableModel:
             Diverged, Interrupted, InputError: as `shared.training.train`.
         """
         settings = settings or ModelSettings()
+        settings = replace(settings, trees=settings.trees_for(len(coded.numbers)))
         tell = progress or (lambda label, fraction: None)
         rows, (p, q) = len(coded.numbers), (coded.numbers.shape[1], len(cardinalities))
         space = TableSpace(cardinalities).fit(coded.numbers)
         table, fold = scaled(space, coded), _folds(rows, settings.folds, seed)
-        chains = TreeChains(space.cardinalities, settings.trees, settings.leaf).fit(
+        chains = TreeChains(space.cardinalities, settings.trees_for(rows), settings.leaf).fit(
             table,
             fold,
             seed=seed,
@@ -343,7 +348,7 @@ class TableModel:
         """
         settings = ModelSettings.from_dict(config["settings"])
         space = TableSpace.from_state(config["cardinalities"], tensors)
-        chains = TreeChains.from_state(space.cardinalities, settings.trees, config["chains"], tensors)
+        chains = TreeChains.from_state(space.cardinalities, settings.trees_for(0), config["chains"], tensors)
         correction = Correction.new(space, config["typical"], settings.sampler_steps, **settings.network())
         network = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
         correction.denoiser.network.load_state_dict(network)
@@ -375,7 +380,7 @@ def _folds(rows: int, folds: int, seed: int) -> np.ndarray:
 
 
 def _held_out(rows: int, settings: ModelSettings, seed: int) -> np.ndarray:
-    """(rows,) True for rows kept from the network: at least 15 % of small tables, at most 2,000 rows."""
-    share = min(max(settings.held_out, 0.15 if rows < 3000 else 0.0), 2000 / max(rows, 1))
+    """(rows,) True for rows kept from the network: at least 20 % of small tables, at most 2,000 rows."""
+    share = min(max(settings.held_out, 0.2 if rows < 3000 else 0.0), 2000 / max(rows, 1))
     order = Keys.range(seed, rows).uniform((), "held out").argsort().argsort().numpy()
     return np.asarray(order < (round(share * rows) if rows >= 30 else 0))
