@@ -113,7 +113,8 @@ def _masks(folder: Path, shape: tuple[int, int], cut: int, kind: str, mask: int)
     packed = folder / "masks_rate30_packed.npz"
     if packed.exists():
         held = np.load(packed)
-        names = [f"{kind}__{part}_mask_{mask}" for part in ("train", "test")]
+        own = next(name.split("__")[0] for name in held if name.startswith(kind))  # MNAR has a longer name
+        names = [f"{own}__{part}_mask_{mask}" for part in ("train", "test")]
         return np.concatenate(
             [np.unpackbits(held[n], axis=1)[:, : int(held[f"{n}__cols"])].astype(bool) for n in names]
         )

@@ -35,7 +35,10 @@ class Checked:
         told = [f"{fault.severity}: {fault}" for fault in self.faults]
         if not self.faults:
             return [f"{self.data}: no fault found"]
-        return [*told, f"{self.data}: {count['error']} errors, {count['warning']} warnings"]
+        return [
+            *told,
+            f"{self.data}: {_counted(count['error'], 'error')}, {_counted(count['warning'], 'warning')}",
+        ]
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -46,3 +49,8 @@ class Checked:
 def check(data: Path | str, *, domain: Domain[Any, Any]) -> Checked:
     """Look at all of a data set and list what is wrong with it, or may be."""
     return Checked(Path(data), tuple(domain.check(Path(data))))
+
+
+def _counted(number: int, what: str) -> str:
+    """1 error, 2 errors."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
