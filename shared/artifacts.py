@@ -120,6 +120,18 @@ def build_folder(partial: Path, kind: str, members: Mapping[str, bytes]) -> None
         raise EbbtideError("save-failed", "the disk kept other bytes", str(partial), "check the disk")
 
 
+def put_folder(folder: Path, kind: str, members: Mapping[str, bytes]) -> None:
+    """Write a whole folder and give it its name. Whatever goes wrong on the way, no half of it stays
+    behind, and what `folder` held before remains."""
+    partial = partial_of(folder)
+    try:
+        build_folder(partial, kind, members)
+        swap_in(partial, folder)
+    except Exception:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
 def swap_in(partial: Path, folder: Path) -> None:
     """Give a whole folder its name. The one it replaces is `FOLDER.old` in between, where `read_model`
     finds it should the power go in that instant."""
@@ -181,13 +193,7 @@ def write_model(
                 str(folder),
                 "choose another one",
             )
-        partial = partial_of(folder)
-        try:
-            build_folder(partial, "model", members)
-            swap_in(partial, folder)
-        except Exception:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        put_folder(folder, "model", members)
 
 
 # --- reading ------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ from torch import Tensor
 from .artifacts import (
     CONFIG,
     WEIGHTS,
-    build_folder,
     json_bytes,
+    put_folder,
     read_folder,
     recovered,
-    swap_in,
     tensor_bytes,
 )
 from .errors import InputError
@@ -80,13 +78,7 @@ class Checkpoints:
         }
         with explained(target):
             self.folder.mkdir(parents=True, exist_ok=True)
-            partial = partial_of(target)
-            try:
-                build_folder(partial, "checkpoint", members)
-                swap_in(partial, target)
-            except Exception:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
+            put_folder(target, "checkpoint", members)
             self._forget()
         return target
 

@@ -61,12 +61,17 @@ def centre(space: TableSpace, calibration: Calibration, guess: Guess, correction
     )
 
 
+def median(space: TableSpace, calibration: Calibration, guess: Guess, correction: np.ndarray) -> np.ndarray:
+    """(n, p) the middle of the conditional law on the standard scale, by one chain and the network."""
+    p = guess.standard.shape[1]
+    return space.standard(space.from_gauss(centre(space, calibration, guess, correction)[:, :p]))
+
+
 def mean(space: TableSpace, calibration: Calibration, guess: Guess, correction: np.ndarray) -> np.ndarray:
     """(n, p) the conditional mean on the standard scale, by one chain and the network."""
-    p = guess.standard.shape[1]
-    median = space.standard(space.from_gauss(centre(space, calibration, guess, correction)[:, :p]))
+    middle = median(space, calibration, guess, correction)
     plain = guess.standard + calibration.standard * correction[:, space.columns :]
-    return np.asarray(plain + calibration.median * (median - plain))
+    return np.asarray(plain + calibration.median * (middle - plain))
 
 
 @dataclass(frozen=True)
@@ -131,11 +136,8 @@ def calibrate(
         standard=_weights(said[:, :, space.columns :], error[:, :, space.columns :], numbers, k),
         shares=shares,
     )
-    plain = [mean(space, found, g, c) for g, c in zip(pair.guesses, pair.corrections, strict=True)]
-    middle = [
-        space.standard(space.from_gauss(centre(space, found, g, c)[:, :p]))
-        for g, c in zip(pair.guesses, pair.corrections, strict=True)
-    ]
+    told = list(zip(pair.guesses, pair.corrections, strict=True))
+    plain, middle = ([answer(space, found, *one) for one in told] for answer in (mean, median))
     toward = np.stack([m - s for m, s in zip(middle, plain, strict=True)])
     missed = np.stack([pair.truth.standard - s for s in plain])
     found = replace(found, median=_weights(toward, missed, numbers, k))
