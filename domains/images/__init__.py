@@ -1,0 +1,1 @@
+"""Natural images: folders of pictures to and from model space."""

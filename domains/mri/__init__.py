@@ -1,0 +1,1 @@
+"""MRI volumes: NIfTI, BIDS and DICOM to and from model space."""
