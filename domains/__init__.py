@@ -68,6 +68,25 @@ class Request:
     all_draws: int = 0
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of a generation.
+
+    Args:
+        count: how many.
+        seed: sample i depends on (seed, i) and the wish alone.
+        condition: name -> words, "70", "60..80" or "F"; what is not named is left to the model.
+        guidance: how strongly to follow the condition; 1 is as trained.
+        steps: denoising steps; None is the model's own.
+    """
+
+    count: int
+    seed: int = 0
+    condition: Mapping[str, str] = field(default_factory=dict)
+    guidance: float = 1.0
+    steps: int | None = None
+
+
 class Fitted(Protocol):
     """An encoding and a model, as `train` leaves them behind."""
 
@@ -78,6 +97,14 @@ class Fitted(Protocol):
     @property
     def warnings(self) -> Sequence[Fault]:
         """What a user should know before trusting it."""
+
+    @property
+    def can(self) -> Sequence[str]:
+        """The verbs that it serves: impute, generate."""
+
+    @property
+    def description(self) -> Sequence[str]:
+        """Lines for `info`: what it models, item by item."""
 
     def save(self, folder: Path, *, overwrite: bool = False) -> None:
         """Write the model folder."""
@@ -92,6 +119,10 @@ class Domain(Protocol[Raw, FittedT]):
     @property
     def name(self) -> str:
         """The domain's own ("tabular")."""
+
+    @property
+    def things(self) -> str:
+        """What its items are called ("rows")."""
 
     def check(self, path: Path) -> list[Fault]:
         """Every fault of the data at once."""
@@ -152,3 +183,19 @@ class Domain(Protocol[Raw, FittedT]):
 
     def tell(self, counted: Mapping[str, Any]) -> list[str]:
         """The summary in plain words, a line each."""
+
+    def generate(
+        self, fitted: FittedT, wish: Wish, first: int, last: int, folder: Path, progress: Progress | None = None
+    ) -> dict[str, Any]:
+        """Make samples first ... last - 1 and keep them in `folder` (which exists and is empty). Gives
+        counts, as JSON.
+
+        Raises:
+            InputError: the model cannot generate, or not what is wished.
+        """
+
+    def collect(
+        self, fitted: FittedT, wish: Wish, parts: Sequence[Path], out: Path, facts: Mapping[str, Any]
+    ) -> list[str]:
+        """Write what was generated, with a picture of it, into `out`, each file marked as synthetic with
+        `facts`. Gives the names of the files made."""
