@@ -185,7 +185,13 @@ class Domain(Protocol[Raw, FittedT]):
         """The summary in plain words, a line each."""
 
     def generate(
-        self, fitted: FittedT, wish: Wish, first: int, last: int, folder: Path, progress: Progress | None = None
+        self,
+        fitted: FittedT,
+        wish: Wish,
+        first: int,
+        last: int,
+        folder: Path,
+        progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Make samples first ... last - 1 and keep them in `folder` (which exists and is empty). Gives
         counts, as JSON.
@@ -194,7 +200,7 @@ class Domain(Protocol[Raw, FittedT]):
             InputError: the model cannot generate, or not what is wished.
         """
 
-    def collect(
+    def publish(
         self, fitted: FittedT, wish: Wish, parts: Sequence[Path], out: Path, facts: Mapping[str, Any]
     ) -> list[str]:
         """Write what was generated, with a picture of it, into `out`, each file marked as synthetic with

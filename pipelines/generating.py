@@ -126,7 +126,7 @@ def _finish(
 
     def build(whole: Path) -> None:
         parts = [work.part(start) for start in starts]
-        made.extend(domain.collect(fitted, wish, parts, whole, facts))
+        made.extend(domain.publish(fitted, wish, parts, whole, facts))
         written = manifest(
             "generate",
             data={},

@@ -199,14 +199,17 @@ def _fitted(name: str, rows: Sequence[Mapping[str, Fact]]) -> Covariate:
     levels = sorted(set(texts))
     if len(levels) > 50:
         raise InputError(
-            "covariate-levels", f"{name!r} has {len(levels)} different texts", where, "leave it away: is it an id?"
+            "covariate-levels",
+            f"{name!r} has {len(levels)} different texts",
+            where,
+            "leave it away: is it an id?",
         )
     shares = tuple(texts.count(level) / len(texts) for level in levels)
     return Covariate(name, levels=tuple(levels), shares=shares)
 
 
 def parse_wish(text: str | None) -> dict[str, str]:
-    """"age=60..80,sex=F" as name -> words.
+    """ "age=60..80,sex=F" as name -> words.
 
     Raises:
         InputError: `condition`.

@@ -17,7 +17,8 @@ class ScanAugmentation:
     """A keyed augmentation of volumes in model space (`shared.grids.Augmentation`).
 
     Args:
-        background, bright: the values of air and of bright tissue in model space.
+        background: the value of air in model space, channel by channel.
+        bright: the value of bright tissue, channel by channel; a channel beyond these (a label) keeps its tone.
         mirror: chance of exchanging left and right (the first axis, in RAS).
         move: chance of a small rigid motion with scaling.
         tone: chance of another contrast and a bias field.
@@ -25,8 +26,8 @@ class ScanAugmentation:
         gamma, bias: largest change of the exponent; largest change of brightness across the volume.
     """
 
-    background: float
-    bright: float
+    background: tuple[float, ...]
+    bright: tuple[float, ...]
     mirror: float = 0.5
     move: float = 0.4
     tone: float = 0.4
@@ -42,11 +43,11 @@ class ScanAugmentation:
         chances = torch.tensor([self.mirror, self.move, self.tone], dtype=torch.float64)
         done = keys.uniform((3,), "augment") < chances
         x = torch.where(like(done[:, 0], x), x.flip(2), x)
-        if moved := done[:, 1].any():
-            x = torch.where(like(done[:, 1], x), self._moved(keys, x), x) if moved else x
-        values, seen = x.chunk(2, 1)
-        values = torch.where(like(done[:, 2], values), self._toned(keys, values), values)
-        return torch.cat([values, seen], 1), done.to(x)
+        if done[:, 1].any():
+            x = torch.where(like(done[:, 1], x), self._moved(keys, x), x)
+        images = len(self.bright)
+        toned = torch.cat([self._toned(keys, x[:, :images]), x[:, images:]], 1)
+        return torch.where(like(done[:, 2], x), toned, x), done.to(x)
 
     def _moved(self, keys: Keys, x: Tensor) -> Tensor:
         """Rotated about the three axes, shifted and scaled; what comes in from outside is background."""
@@ -58,22 +59,27 @@ class ScanAugmentation:
         turn = turn * size[None, None, :] / size[None, :, None]
         shift = 2 * self.shift * drawn[:, 6:, None]
         grid = F.affine_grid(torch.cat([turn, shift], 2), list(x.shape), align_corners=False)
-        values, seen = (x[:, : x.shape[1] // 2] - self.background), x[:, x.shape[1] // 2 :]
-        both = F.grid_sample(torch.cat([values, seen - 1], 1), grid, align_corners=False)
-        values, seen = both.chunk(2, 1)
-        return torch.cat([values + self.background, seen + 1], 1)
+        # Zero is what comes in from outside: background, and observed.
+        outside = (
+            torch.tensor([*self.background, *(1.0 for _ in self.background)]).to(x).reshape(1, -1, 1, 1, 1)
+        )
+        return F.grid_sample(x - outside, grid, align_corners=False) + outside
 
     def _toned(self, keys: Keys, x: Tensor) -> Tensor:
         """Raised to a power, and multiplied by a field that is a polynomial of degree 2."""
         drawn = 2 * keys.uniform((10,), "tone").to(x) - 1
-        share = ((x - self.background) / (self.bright - self.background)).clamp(min=0)
+        dark, bright = (
+            torch.tensor(v[: x.shape[1]]).to(x).reshape(1, -1, 1, 1, 1)
+            for v in (self.background, self.bright)
+        )
+        share = ((x - dark) / (bright - dark)).clamp(min=0)
         power = 1 + self.gamma * drawn[:, 0]
         axes = [torch.linspace(-1, 1, n).to(x) for n in x.shape[2:]]
         a, b, c = torch.meshgrid(*axes, indexing="ij")
         terms = torch.stack([a, b, c, a * b, b * c, a * c, a * a, b * b, c * c])
         field = self.bias * torch.einsum("bk,kdhw->bdhw", drawn[:, 1:], terms)[:, None] / 2
         toned = share ** like(power, x) * (1 + field).clamp(min=0.2)
-        return torch.where(share > 0, toned * (self.bright - self.background) + self.background, x)
+        return torch.where(share > 0, toned * (bright - dark) + dark, x)
 
 
 def _rotation(angles: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ...shared.errors import Fault, InputError
 from ...shared.noise import key_of
-from .. import Progress, Request, Survey, Unit
+from .. import Progress, Request, Survey, Unit, Wish
 from .checking import check_table
 from .fitted import FittedTable, Missing, column_keys, require_unique
 from .model import ModelSettings
@@ -70,6 +70,7 @@ class TabularDomain:
 
     options: TableOptions = TableOptions()
     name: str = "tabular"
+    things: str = "rows"
 
     @staticmethod
     def sniff(path: Path) -> bool:
@@ -240,6 +241,33 @@ class TabularDomain:
     def preview(self, path: Path, fitted: FittedTable, parts: Sequence[Path], picture: Path) -> None:
         """Observed beside filled values of every column, as a PNG."""
         preview(fitted, parts, picture)
+
+    def generate(
+        self,
+        fitted: FittedTable,
+        wish: Wish,
+        first: int,
+        last: int,
+        folder: Path,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Not yet: models of tables fill in.
+
+        Raises:
+            InputError: `cannot-generate`.
+        """
+        raise InputError("cannot-generate", "models of tables fill in, and do not generate yet")
+
+    def publish(
+        self,
+        fitted: FittedTable,
+        wish: Wish,
+        parts: Sequence[Path],
+        out: Path,
+        facts: Mapping[str, Any],
+    ) -> list[str]:
+        """See `generate`."""
+        raise InputError("cannot-generate", "models of tables fill in, and do not generate yet")
 
     def summary(self, counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The counts of all units in one."""

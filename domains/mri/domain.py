@@ -1,0 +1,253 @@
+"""MRI volumes as a domain: what the pipelines ask of any data, answered for subjects and their images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...shared.errors import EbbtideError, Fault, InputError
+from ...shared.grids import GridSettings
+from ...shared.noise import Keys
+from .. import Progress, Request, Survey, Unit, Wish
+from .checking import check
+from .collection import Collection, Subject, collect, read_subject
+from .faces import defaced
+from .holes import Holes
+from .model import FittedScans
+from .nifti import Volume
+from .preview import before_after, montage
+from .writing import write_bids, write_filled, write_map
+
+SHOWN = 4
+"""Subjects in a picture of what was filled."""
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """What the user said about scans. None means: as seen in the data.
+
+    Args:
+        modalities: which, in which order.
+        segmentation: a folder of label maps, where they are not beside the images.
+        covariates: a TSV or CSV, where it is not beside the images.
+        conditions: covariates that a model is to be told.
+        spacing: millimetres of the model's grid.
+        labels: model label maps too.
+        holes: what to fill.
+        assume_spacing: accept files that do not say how they lie.
+        missing_nan: voxels that are not numbers are missing.
+        faces: fill in a face that was removed.
+        settings: of the model.
+    """
+
+    modalities: tuple[str, ...] | None = None
+    segmentation: Path | None = None
+    covariates: Path | None = None
+    conditions: tuple[str, ...] = ()
+    spacing: float | None = None
+    labels: bool = True
+    holes: Holes = Holes()
+    assume_spacing: bool = False
+    missing_nan: bool = False
+    faces: bool = False
+    settings: GridSettings | None = None
+
+
+@dataclass(frozen=True)
+class ScanSurvey(Survey):
+    """A collection seen once, without its voxels."""
+
+    collection: Collection | None = None
+
+
+@dataclass(frozen=True)
+class MriDomain:
+    """Scans, with what the user said about them."""
+
+    options: ScanOptions = ScanOptions()
+    name: str = "mri"
+    things: str = "volumes"
+
+    def found(self, path: Path) -> Collection:
+        """The subjects that lie at `path`."""
+        o = self.options
+        return collect(path, modalities=o.modalities, segmentation=o.segmentation, covariates=o.covariates)
+
+    def read(self, subject: Subject) -> dict[str, Volume]:
+        """The images of a subject, by modality, verified."""
+        o = self.options
+        return read_subject(subject, assume_spacing=o.assume_spacing, missing_nan=o.missing_nan)
+
+    def check(self, path: Path) -> list[Fault]:
+        """Every fault of the scans, errors before warnings."""
+        return check(path, self.options)
+
+    def survey(self, path: Path, progress: Progress | None = None) -> ScanSurvey:
+        """Find the subjects, and name the data by the bytes of all their files."""
+        found = self.found(path)
+        digest, size = hashlib.sha256(), 0
+        files = [(s.name, image) for s in found for image in (*s.images.values(), s.segmentation) if image]
+        for place, (name, image) in enumerate(files):
+            if progress is not None:
+                progress("looking", place / len(files))
+            with image.open("rb") as file:
+                own = hashlib.file_digest(file, "sha256").digest()
+            digest.update(name.encode() + b"\0" + own)
+            size += image.stat().st_size
+        facts = {"layout": found.layout, "modalities": list(found.modalities), "bytes": size}
+        return ScanSurvey(len(found), digest.hexdigest(), 1, facts, found.notes, (), found)
+
+    def sample(
+        self, path: Path, survey: Survey, limit: int, seed: int, progress: Progress | None = None
+    ) -> list[Subject]:
+        """At most `limit` subjects to learn from."""
+        subjects = list(_collection(survey))
+        if len(subjects) <= limit:
+            return subjects
+        order = Keys.range(seed, len(subjects)).uniform((), "sample").argsort()[:limit]
+        return [subjects[i] for i in sorted(order.tolist())]
+
+    def units(self, path: Path, survey: Survey, first: int, last: int) -> Iterator[Unit[list[Subject]]]:
+        """Subjects first ... last - 1, one at a time."""
+        for place, subject in enumerate(list(_collection(survey))[first:last], first):
+            yield Unit(place, 1, [subject])
+
+    def fit(
+        self,
+        raw: list[Subject],
+        *,
+        seed: int,
+        about: Mapping[str, Any],
+        survey: Survey | None = None,
+        folder: Path | None = None,
+        resume: bool = False,
+        device: str = "auto",
+        progress: Progress | None = None,
+    ) -> FittedScans:
+        """Learn the space and the denoiser."""
+        o = self.options
+        return FittedScans.fit(
+            raw,
+            spacing=o.spacing,
+            modalities=o.modalities,
+            labels=o.labels,
+            conditions=o.conditions,
+            settings=o.settings,
+            seed=seed,
+            about=about,
+            folder=folder,
+            resume=resume,
+            device=device,
+            progress=progress,
+        )
+
+    def load(self, folder: Path) -> FittedScans:
+        """Read a model folder."""
+        return FittedScans.load(folder)
+
+    # ---------------------------------------------------------------------------------------------- fill
+
+    def fill(
+        self,
+        fitted: FittedScans,
+        survey: Survey,
+        unit: Unit[list[Subject]],
+        request: Request,
+        folder: Path,
+    ) -> dict[str, Any]:
+        """Fill the holes of one subject; a damaged one is named in the counts, and the work goes on."""
+        subject = unit.raw[0]
+        try:
+            return _Filling(self, fitted, subject, request).write(folder)
+        except InputError as error:
+            return {"subject": subject.name, "failed": str(error.fault), "images": []}
+
+    def assemble(
+        self,
+        path: Path,
+        fitted: FittedScans,
+        survey: Survey,
+        parts: Mapping[int, Path],
+        end: int,
+        out: Path,
+        request: Request,
+        progress: Progress | None = None,
+    ) -> list[str]:
+        """Completed images, masks and spreads, and a table of what was filled."""
+        made, counts = [], [json.loads((part / "counts.json").read_text()) for part in parts.values()]
+        for part in parts.values():
+            for file in sorted(part.glob("*.nii.gz")):
+                shutil.copyfile(file, out / file.name)
+                made.append(file.name)
+        rows = ["subject\tmodality\tvoxels\tfilled\tclipped\tmean_std"]
+        for one in counts:
+            for image in one["images"]:
+                rows.append("\t".join(str(v) for v in (one["subject"], *image.values())))
+        (out / "filled.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        failed = [one for one in counts if "failed" in one]
+        if failed:
+            lines = ["subject\twhy", *(f"{one['subject']}\t{one['failed']}" for one in failed)]
+            (out / "failed.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            made.append("failed.tsv")
+        return [*made, "filled.tsv"]
+
+    def preview(self, path: Path, fitted: FittedScans, parts: Sequence[Path], picture: Path) -> None:
+        """The holes of some subjects before and after, and the spread of the draws."""
+        shown = [part for part in parts if (part / "shown.npz").is_file()][:SHOWN]
+        before_after(picture, [dict(np.load(part / "shown.npz")) for part in shown])
+
+    def summary(self, counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The counts of all subjects in one."""
+        images = [image for one in counts for image in one["images"]]
+        return {
+            "subjects": len(counts),
+            "images": len(images),
+            "voxels_filled": sum(image["filled"] for image in images),
+            "failed": sum("failed" in one for one in counts),
+        }
+
+    def tell(self, counted: Mapping[str, Any]) -> list[str]:
+        """The summary in plain words."""
+        lines = [
+            f"Filled {counted['voxels_filled']:,} voxels in {counted['images']} image(s) of "
+            f"{counted['subjects']} subject(s); all others are as they were, bit for bit."
+        ]
+        if counted["failed"]:
+            lines.append(f"{counted['failed']} subject(s) could not be filled: see failed.tsv")
+        return lines
+
+    # ------------------------------------------------------------------------------------------ generate
+
+    def generate(
+        self,
+        fitted: FittedScans,
+        wish: Wish,
+        first: int,
+        last: int,
+        folder: Path,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Samples first ... last - 1 in model space, with the facts they were made for."""
+        keys = Keys.range(wish.seed, last - first, start=first)
+        facts = fitted.covariates.asked(wish.condition, keys)
+        samples = fitted.generate(keys, facts, guidance=wish.guidance, steps=wish.steps, progress=progress)
+        np.save(folder / "samples.npy", samples.numpy(), allow_pickle=False)
+        return {"first": first, "facts": facts}
+
+    def collect_generated(
+        self, fitted: FittedScans, parts: Sequence[Path]
+    ) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        """(facts, sample) of every sample in order."""
+        for part in parts:
+            facts = json.loads((part / "counts.json").read_text())["facts"]
+            samples = torch.from_numpy(np.load(part / "samples.npy", allow_pickle=False))
+            yield from zip(facts, samples, strict=True)
