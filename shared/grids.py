@@ -36,6 +36,7 @@ Augmentation = Callable[[Keys, Tensor], tuple[Tensor, Tensor]]
 so that samples, drawn with zeros, are not augmented (Karras et al. 2020, 2022)."""
 
 _STUDENT = 1.86  # 90 % of |t| with 8 degrees of freedom: draws whose spread was measured on eight
+_ROUNDS = 4  # of EM where data are missing: what it has not found by then, the network finds
 _MICRO = 2**18  # positions computed at once in inference: fixed, so that an answer does not depend on company
 
 
@@ -336,6 +337,7 @@ class GridModel:
             components=settings.components,
             reach=settings.reach,
             floor=settings.floor,
+            rounds=_ROUNDS,
         )
         done = 0 if augmentation is None else _marks(augmentation, data)
         told = data.condition

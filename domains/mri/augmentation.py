@@ -18,7 +18,7 @@ class ScanAugmentation:
 
     Args:
         background: the value of air in model space, channel by channel.
-        bright: the value of bright tissue, channel by channel; a channel beyond these (a label) keeps its tone.
+        bright: the value of bright tissue, channel by channel; further channels (labels) keep their tone.
         mirror: chance of exchanging left and right (the first axis, in RAS).
         move: chance of a small rigid motion with scaling.
         tone: chance of another contrast and a bias field.

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...shared.errors import EbbtideError, Fault, InputError
+from ...shared.errors import Fault, InputError
 from ...shared.grids import GridSettings
 from ...shared.noise import Keys
 from .. import Progress, Request, Survey, Unit, Wish
 from .checking import check
 from .collection import Collection, Subject, collect, read_subject
-from .faces import defaced
+from .filling import FilledImage, fill_subject, shown
 from .holes import Holes
 from .model import FittedScans
 from .nifti import Volume
 from .preview import before_after, montage
-from .writing import write_bids, write_filled, write_map
+from .writing import Synthetic, write_bids, write_filled, write_map
 
-SHOWN = 4
-"""Subjects in a picture of what was filled."""
+SHOWN, MOST_SHOWN = 4, 12
+"""Subjects in a picture of what was filled, and of what was generated."""
+NO_HOLES = Holes()
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class ScanOptions:
     conditions: tuple[str, ...] = ()
     spacing: float | None = None
     labels: bool = True
-    holes: Holes = Holes()
+    holes: Holes = NO_HOLES
     assume_spacing: bool = False
     missing_nan: bool = False
     faces: bool = False
@@ -165,11 +166,16 @@ class MriDomain:
         folder: Path,
     ) -> dict[str, Any]:
         """Fill the holes of one subject; a damaged one is named in the counts, and the work goes on."""
-        subject = unit.raw[0]
+        subject, o = unit.raw[0], self.options
+        counts: dict[str, Any] = {"subject": subject.name, "images": []}
         try:
-            return _Filling(self, fitted, subject, request).write(folder)
+            filled = fill_subject(fitted, subject, self.read(subject), o.holes, request, o.faces)
         except InputError as error:
-            return {"subject": subject.name, "failed": str(error.fault), "images": []}
+            return counts | {"failed": str(error.fault)}
+        counts["images"] = [write_image(subject, image, request, folder) for image in filled]
+        if filled:
+            np.savez(folder / "shown.npz", **shown(filled[0]))  # type: ignore[arg-type]
+        return counts
 
     def assemble(
         self,
@@ -188,15 +194,11 @@ class MriDomain:
             for file in sorted(part.glob("*.nii.gz")):
                 shutil.copyfile(file, out / file.name)
                 made.append(file.name)
-        rows = ["subject\tmodality\tvoxels\tfilled\tclipped\tmean_std"]
-        for one in counts:
-            for image in one["images"]:
-                rows.append("\t".join(str(v) for v in (one["subject"], *image.values())))
-        (out / "filled.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-        failed = [one for one in counts if "failed" in one]
+        rows = [{"subject": one["subject"], **image} for one in counts for image in one["images"]]
+        _write_rows(rows, out / "filled.tsv")
+        failed = [{"subject": one["subject"], "why": one["failed"]} for one in counts if "failed" in one]
         if failed:
-            lines = ["subject\twhy", *(f"{one['subject']}\t{one['failed']}" for one in failed)]
-            (out / "failed.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            _write_rows(failed, out / "failed.tsv")
             made.append("failed.tsv")
         return [*made, "filled.tsv"]
 
@@ -211,18 +213,26 @@ class MriDomain:
         return {
             "subjects": len(counts),
             "images": len(images),
-            "voxels_filled": sum(image["filled"] for image in images),
+            "filled": sum(image["filled"] for image in images),
+            "face": sum(image["face"] for image in images),
+            "beyond": sum(image["beyond"] for image in images),
             "failed": sum("failed" in one for one in counts),
         }
 
     def tell(self, counted: Mapping[str, Any]) -> list[str]:
         """The summary in plain words."""
         lines = [
-            f"Filled {counted['voxels_filled']:,} voxels in {counted['images']} image(s) of "
-            f"{counted['subjects']} subject(s); all others are as they were, bit for bit."
+            f"Filled {counted['filled']:,} voxels in {counted['images']:,} image(s) of "
+            f"{counted['subjects']:,} subject(s); all others are as they were, bit for bit."
         ]
+        if counted["face"]:
+            lines.append(
+                f"{counted['face']:,} voxels were left empty: a face was removed there. --faces fills them."
+            )
+        if counted["beyond"]:
+            lines.append(f"{counted['beyond']:,} voxels lie beyond the model's grid and were left.")
         if counted["failed"]:
-            lines.append(f"{counted['failed']} subject(s) could not be filled: see failed.tsv")
+            lines.append(f"{counted['failed']:,} subject(s) could not be filled: see failed.tsv")
         return lines
 
     # ------------------------------------------------------------------------------------------ generate
@@ -243,11 +253,64 @@ class MriDomain:
         np.save(folder / "samples.npy", samples.numpy(), allow_pickle=False)
         return {"first": first, "facts": facts}
 
-    def collect_generated(
-        self, fitted: FittedScans, parts: Sequence[Path]
-    ) -> Iterator[tuple[dict[str, Any], Tensor]]:
-        """(facts, sample) of every sample in order."""
-        for part in parts:
-            facts = json.loads((part / "counts.json").read_text())["facts"]
-            samples = torch.from_numpy(np.load(part / "samples.npy", allow_pickle=False))
-            yield from zip(facts, samples, strict=True)
+    def publish(
+        self,
+        fitted: FittedScans,
+        wish: Wish,
+        parts: Sequence[Path],
+        out: Path,
+        facts: Mapping[str, Any],
+    ) -> list[str]:
+        """A BIDS derivative, and a montage of the first subjects."""
+        first = [next(iter(fitted.images(sample).values())) for _, sample in _samples(parts[:1])]
+        subjects = (
+            Synthetic(fitted.images(sample), told, fitted.label_map(sample), {"sample": place})
+            for place, (told, sample) in enumerate(_samples(parts))
+        )
+        made = write_bids(out, subjects, fitted.space.affine, facts)
+        montage(first[:MOST_SHOWN], out / "montage.png", spacing=fitted.space.spacing, title="SYNTHETIC")
+        return [*made, "montage.png"]
+
+
+def write_image(subject: Subject, image: FilledImage, request: Request, folder: Path) -> dict[str, Any]:
+    """Write one filled image and what is beside it; give the counts."""
+    name = subject.name if image.modality == "image" else f"{subject.name}_{image.modality}"
+    clipped = write_filled(image.volume, image.values, image.mask, folder / f"{name}_filled.nii.gz")
+    write_map(image.volume, image.mask, folder / f"{name}_mask.nii.gz", "uint8", "1 where filled in")
+    write_map(
+        image.volume, image.std, folder / f"{name}_std.nii.gz", "float32", "standard deviation of draws"
+    )
+    for place, draw in enumerate(image.draws[: request.all_draws]):
+        write_filled(image.volume, draw, image.mask, folder / f"{name}_draw{place:03d}.nii.gz")
+    filled = int(image.mask.sum())
+    return {
+        "modality": image.modality,
+        "voxels": int(image.mask.size),
+        "filled": filled,
+        "measured": image.measured,
+        "face": image.face,
+        "beyond": image.beyond,
+        "clipped": clipped,
+        "mean_std": round(float(image.std[image.mask].mean()), 6) if filled else 0.0,
+    }
+
+
+def _samples(parts: Sequence[Path]) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    """(facts, sample) of all that was generated, in order."""
+    for part in parts:
+        facts = json.loads((part / "counts.json").read_text())["facts"]
+        samples = torch.from_numpy(np.load(part / "samples.npy", allow_pickle=False))
+        yield from zip(facts, samples, strict=True)
+
+
+def _write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """A TSV of rows that all have the same columns."""
+    lines = ["\t".join(rows[0])] if rows else ["subject"]
+    lines += ["\t".join(str(value) for value in row.values()) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _collection(survey: Survey) -> Collection:
+    if not isinstance(survey, ScanSurvey) or survey.collection is None:
+        raise TypeError("expected the survey of a collection of scans")
+    return survey.collection

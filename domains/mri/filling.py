@@ -21,7 +21,7 @@ class FilledImage:
 
     Args:
         modality: of it.
-        volume: as it was (on a finer grid where slices were thick; without voxels where the modality was missing).
+        volume: as it was (on a finer grid where slices were thick; all zero where the modality was missing).
         mask: (X, Y, Z) bool, what was filled; no other voxel changes.
         values: (X, Y, Z) float32, the statistic asked for where `mask`, the image elsewhere.
         std: (X, Y, Z) float32, standard deviation of the draws, 0 outside of `mask`.
@@ -127,3 +127,15 @@ def _missing(
     )
     made = _filled(name, blank, covered, draws, statistic)
     return replace(made, beyond=int((~covered).sum()), measured=False)
+
+
+def shown(image: FilledImage) -> dict[str, np.ndarray]:
+    """What a picture of it needs."""
+    return {
+        "before": np.where(image.mask, np.nan, image.volume.values()).astype(np.float32),
+        "mask": image.mask,
+        "filled": image.values,
+        "draw": image.draws[0],
+        "std": image.std,
+        "affine": image.volume.affine,
+    }

@@ -34,7 +34,7 @@ class Thick:
     factor: int
 
     def stretched(self, volume: Volume) -> tuple[Volume, np.ndarray]:
-        """The image on the finer grid, with the slices that are there in their places, and what is missing."""
+        """The image on the finer grid, the slices that are there in their places; and what is missing."""
         n = volume.shape[self.axis]
         shape = list(volume.shape)
         shape[self.axis] = (n - 1) * self.factor + 1
@@ -78,7 +78,7 @@ class Holes:
         """The images (on a finer grid where slices are thick) and what is hidden of each.
 
         Raises:
-            InputError: a box or a slice that lies outside the image; a mask that is missing, or on another grid.
+            InputError: a box or a slice outside the image; a mask that is missing, or on another grid.
         """
         images, hidden = {}, {}
         for modality, volume in volumes.items():
