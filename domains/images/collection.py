@@ -15,7 +15,7 @@ import numpy as np
 from ...shared.errors import Fault, InputError
 from ...shared.noise import key_of
 from .metadata import NAME, Described, coded, describe, read_metadata
-from .pictures import PIXEL_LIMIT, SUFFIXES, Alpha, Picture, read_picture
+from .pictures import PIXEL_LIMIT, SUFFIXES, Alpha, Glance, Picture, glance, read_picture
 from .sources import PREFIX, Part, numbered, read_arrays, read_torchvision
 
 Kind = Literal["classes", "metadata", "folder", "file", "arrays", "torchvision"]
@@ -31,6 +31,10 @@ class Source(Protocol):
 
     def raw(self, index: int) -> bytes:
         """The bytes it is made from, for a digest."""
+        ...
+
+    def glance(self, index: int) -> Glance:
+        """Its size and mode, without decoding where that can be."""
         ...
 
 
@@ -51,6 +55,11 @@ class Files:
     def raw(self, index: int) -> bytes:
         return (self.root / self.names[index]).read_bytes()
 
+    def glance(self, index: int) -> Glance:
+        found = glance(self.root / self.names[index], self.pixel_limit)
+        opaque = found.mode.removesuffix("A") if self.alpha == "composite" else found.mode
+        return found._replace(mode=opaque)
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -64,6 +73,9 @@ class Chosen:
 
     def raw(self, index: int) -> bytes:
         return self.source.raw(self.indices[index])
+
+    def glance(self, index: int) -> Glance:
+        return self.source.glance(self.indices[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +112,10 @@ class Collection:
     def read(self, index: int) -> Picture:
         """The picture at a position. Raises InputError when its file is damaged."""
         return self.source.read(index)
+
+    def glance(self, index: int) -> Glance:
+        """Size and mode of the picture at a position."""
+        return self.source.glance(index)
 
     def __iter__(self) -> Iterator[Picture]:
         return (self.read(index) for index in range(len(self)))
@@ -240,7 +256,8 @@ def _described(path: Path, names: tuple[str, ...], column: str | None) -> tuple[
 def _walk(path: Path) -> tuple[tuple[str, ...], list[str]]:
     """(pictures, other files) below a folder, as sorted relative paths; what is hidden or litter is passed
     over."""
-    pictures, others = [], []
+    pictures: list[str] = []
+    others: list[str] = []
     for folder, below, files in os.walk(path):
         below[:] = [name for name in below if not _is_litter(name)]
         for name in files:

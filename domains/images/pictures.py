@@ -8,62 +8,23 @@ colours on purpose and told, EXIF orientation applied.
 
 from __future__ import annotations
 
-import struct
 import sys
-import threading
-import warnings
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ...shared.errors import InputError
+from .opening import explained, opened, require_file
 
 SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"])
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 PIXEL_LIMIT = 80_000_000
 """Pixels of one picture at most, unless the user raises it."""
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 Alpha = Literal["keep", "composite"]
-
-_LOCK = threading.Lock()
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-"""What Pillow raises on damaged files, depending on the format and on where the damage is."""
-_SIGNATURES: tuple[tuple[bytes, str], ...] = (
-    (b"\x89PNG", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"II*\0", "a TIFF image"),
-    (b"MM\0*", "a TIFF image"),
-    (b"RIFF", "a WebP image"),
-    (b"BM", "a BMP image"),
-    (b"GIF8", "a GIF image"),
-    (b"%PDF", "a PDF document"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"\x1f\x8b", "a gzip file"),
-    (b"\x93NUMPY", "a NumPy array"),
-    (b"<svg", "an SVG drawing"),
-    (b"<", "HTML or XML text"),
-)
-_READABLE = frozenset(["a PNG image", "a JPEG image", "a TIFF image", "a WebP image", "a BMP image"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +92,9 @@ def read_picture(
         (3, 4, 1)
     """
     path = Path(path)
-    _require_file(path)
-    with _explained(path):
-        with _opened(path, pixel_limit) as image:
+    require_file(path)
+    with explained(path):
+        with opened(path, pixel_limit) as image:
             if image.format == "PNG":
                 # The checksums of all chunks, which decoding does not look at. It spends the image.
                 image.verify()
@@ -141,16 +102,64 @@ def read_picture(
     return flattened(picture, background) if alpha == "composite" else picture
 
 
-def read_header(path: Path | str) -> tuple[int, int, str, str]:
-    """(height, width, mode as stored, format) of a picture without decoding it.
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its picture before it is decoded.
+
+    Args:
+        height, width: as stored, before any turning.
+        mode: as stored ("L", "P", "RGB;16").
+        format: PNG, JPEG, TIFF, BMP or WEBP.
+        plain: whether it is decoded as it is: no palette, no transparent colour.
+        frames: how many pictures the file holds.
+    """
+
+    height: int
+    width: int
+    mode: str
+    format: str
+    plain: bool
+    frames: int
+
+
+def read_header(path: Path | str) -> Header:
+    """The header of a picture, whatever its size.
 
     Raises:
         InputError: as `read_picture`, but for what only decoding can tell.
     """
     path = Path(path)
-    _require_file(path)
-    with _explained(path), _opened(path, sys.maxsize) as image:
-        return image.height, image.width, _stored_mode(image), str(image.format)
+    require_file(path)
+    with explained(path), opened(path, sys.maxsize) as image:
+        mode = _stored_mode(image)
+        plain = mode in MODES.values() and "transparency" not in image.info
+        frames = int(getattr(image, "n_frames", 1))
+        return Header(image.height, image.width, mode, str(image.format), plain, frames)
+
+
+class Glance(NamedTuple):
+    """Size, mode and bits of a picture as it is read."""
+
+    height: int
+    width: int
+    mode: str
+    bits: int
+
+
+def glance(path: Path | str, pixel_limit: int = PIXEL_LIMIT) -> Glance:
+    """What the picture is that `read_picture` would give, from the header where that tells.
+
+    The picture may lie on its side: an EXIF orientation is not looked at.
+    """
+    header = read_header(path)
+    if header.plain and header.height * header.width <= pixel_limit:
+        return Glance(header.height, header.width, header.mode, 8)
+    return glance_at(read_picture(path, pixel_limit=pixel_limit))
+
+
+def glance_at(picture: Picture) -> Glance:
+    """The same of a picture in memory."""
+    return Glance(*picture.size, picture.mode, picture.bits)
 
 
 def flattened(picture: Picture, background: int = 255) -> Picture:
@@ -176,83 +185,6 @@ def _also(said: str, more: str) -> str:
     return f"{said}, {more}" if said else more
 
 
-# --- opening ------------------------------------------------------------------------------------
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        what = "this is a folder, not a picture" if path.is_dir() else "there is no such file"
-        raise InputError("image-missing", what, str(path), "check the path")
-    if path.stat().st_size == 0:
-        raise InputError("image-empty", "the file is empty", str(path), "copy it again or remove it")
-
-
-@contextmanager
-def _opened(path: Path, pixel_limit: int) -> Iterator[Image.Image]:
-    """The image with its header read and its size found acceptable."""
-    with _LOCK:  # Pillow's own cap is one global number, and ours may be higher
-        cap, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            image = Image.open(path, formats=FORMATS)
-        finally:
-            Image.MAX_IMAGE_PIXELS = cap
-    with image:
-        if image.width * image.height > pixel_limit:
-            asked = f"the header asks for {image.width:,} x {image.height:,} pixels"
-            raise InputError(
-                "image-too-large",
-                f"{asked}, more than the cap of {pixel_limit:,}",
-                str(path),
-                "raise the cap with --pixel-limit if the picture is real, or remove it",
-            )
-        yield image
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn whatever Pillow raises on a damaged file into one sentence."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what they warn of is decided here, or told by `check`
-            yield
-    except InputError:
-        raise
-    except PermissionError as error:
-        raise InputError(
-            "image-unreadable", "the file may not be read", str(path), "change its permissions"
-        ) from error
-    except UnidentifiedImageError as error:
-        found = detected(path)
-        if found in _READABLE:
-            raise _damaged(path, f"it begins like {found}") from error
-        raise InputError(
-            "image-not-image",
-            f"not a picture that can be read, but {found}",
-            str(path),
-            "remove it, or convert it to PNG",
-        ) from error
-    except _DAMAGE as error:
-        raise _damaged(path, str(error).split("\n")[0][:100] or type(error).__name__) from error
-
-
-def _damaged(path: Path, why: str) -> InputError:
-    what = f"the file ends too early or is damaged ({why})"
-    return InputError("image-damaged", what, str(path), "copy it again or remove it")
-
-
-def detected(path: Path) -> str:
-    """What a file is by its first bytes, in words."""
-    with path.open("rb") as file:
-        head = file.read(512)
-    for signature, name in _SIGNATURES:
-        if head.startswith(signature):
-            return name
-    if len(head) > 132 and head[128:132] == b"DICM":
-        return "a DICOM file"
-    printable = all(byte >= 32 or byte in b"\t\n\r\f" for byte in head)
-    return "plain text" if head and printable else "unknown bytes"
-
-
 # --- decoding -----------------------------------------------------------------------------------
 
 
@@ -273,7 +205,7 @@ def _stored_mode(image: Image.Image) -> str:
 
 
 def _decoded(path: Path, pixel_limit: int) -> Picture:
-    with _opened(path, pixel_limit) as image:
+    with opened(path, pixel_limit) as image:
         if not _is_deep(image):
             return picture_of(image, path)
         stored, key = _stored_mode(image), image.info.get("transparency")
@@ -305,14 +237,16 @@ def _deep_pixels(image: Image.Image, path: Path, pixel_limit: int) -> np.ndarray
     if name == "LA":  # Pillow knows no such image; its four bytes a pixel pass for four channels
         _lie(image, "RGBA")
         four = np.asarray(image).astype(np.uint16)
-        return four[..., 0::2] << 8 | four[..., 1::2]
+        joined: np.ndarray = four[..., 0::2] << 8 | four[..., 1::2]
+        return joined
     if name not in ("RGB", "RGBA"):
         raise _unreadable_mode(path, f"{name} with 16 bits a sample")
     high = np.asarray(image).astype(np.uint16)
-    with _opened(path, pixel_limit) as again:
+    with opened(path, pixel_limit) as again:
         little = order == "L" or (order == "N" and sys.byteorder == "little")
         _lie(again, f"{name};16{'B' if little else 'L'}")
-        return high << 8 | np.asarray(again)
+        deep: np.ndarray = high << 8 | np.asarray(again)
+        return deep
 
 
 def _lie(image: Any, rawmode: str) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from ...shared.errors import Fault, InputError
 from .metadata import Described
-from .pictures import MODES, Picture, picture_of
+from .pictures import MODES, Glance, Picture, glance_at, picture_of
 
 Part = Literal["train", "test"]
 PREFIX = "torchvision:"
@@ -49,7 +49,13 @@ class Arrays:
         )
 
     def raw(self, index: int) -> bytes:
-        return self.pixels[index].tobytes() + repr((self.pixels.shape[1:], str(self.pixels.dtype))).encode()
+        return (
+            bytes(self.pixels[index].tobytes())
+            + repr((self.pixels.shape[1:], str(self.pixels.dtype))).encode()
+        )
+
+    def glance(self, index: int) -> Glance:
+        return glance_at(self.read(index))
 
 
 def read_arrays(path: Path, part: Part = "train", labels: str | None = None) -> tuple[Arrays, Described]:
@@ -216,6 +222,9 @@ class TorchvisionSource:
     def raw(self, index: int) -> bytes:
         pixels = self.read(index).pixels
         return pixels.tobytes() + repr((pixels.shape, str(pixels.dtype))).encode()
+
+    def glance(self, index: int) -> Glance:
+        return glance_at(self.read(index))
 
 
 def read_torchvision(

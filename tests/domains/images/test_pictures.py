@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from ebbtide.domains.images.pictures import Picture, detected, flattened, read_header, read_picture
+from ebbtide.domains.images.opening import detected
+from ebbtide.domains.images.pictures import Picture, flattened, glance, read_header, read_picture
 from ebbtide.shared.errors import InputError
 
 Noise = Callable[..., np.ndarray]
@@ -33,7 +34,7 @@ def test_eight_bits_come_back_bit_for_bit(tmp_path: Path, noise: Noise, suffix: 
     Image.fromarray(pixels.squeeze()).save(file, lossless=True, exact=True)
     picture = read_picture(file)
     assert np.array_equal(picture.pixels, pixels) and picture.pixels.dtype == np.uint8
-    assert picture.info["converted"] == "" and read_header(file)[:2] == (9, 7)
+    assert picture.info["converted"] == "" and glance(file) == (9, 7, picture.mode, 8)
 
 
 @pytest.mark.parametrize("channels, mode", [(1, "I;16"), (2, "LA;16"), (3, "RGB;16"), (4, "RGBA;16")])
@@ -44,7 +45,8 @@ def test_sixteen_bits_of_png_are_kept(
     file.write_bytes(deep_png(pixels))
     picture = read_picture(file)
     assert picture.bits == 16 and np.array_equal(picture.pixels, pixels)
-    assert picture.info["mode"] == mode and read_header(file)[2] == mode
+    assert picture.info["mode"] == mode and read_header(file).mode == mode
+    assert glance(file) == (6, 11, picture.mode, 16)
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -170,7 +172,7 @@ def test_a_bomb_is_refused_from_its_header(tmp_path: Path) -> None:
     )
     cap = Image.MAX_IMAGE_PIXELS
     assert code_of(file) == "image-too-large"
-    assert read_header(file)[:2] == (20_000, 20_000) and cap == Image.MAX_IMAGE_PIXELS
+    assert read_header(file).width == 20_000 and cap == Image.MAX_IMAGE_PIXELS
     Image.new("L", (30, 20)).save(file)
     assert code_of(file, pixel_limit=599) == "image-too-large"
     assert read_picture(file, pixel_limit=600).size == (20, 30)
