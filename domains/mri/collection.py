@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...shared.errors import InputError
 from .covariates import Value, read_covariates, tables_in
+from .dicom import find_series, is_dicom, read_series_of
 from .names import (
     SEGMENTATION,
     UNKNOWN,
@@ -123,8 +124,6 @@ def read_image(path: Path, *, assume_spacing: bool = False, missing_nan: bool = 
     """One image of a subject: NIfTI, or the DICOM series that the file belongs to."""
     if is_nifti(path):
         return read_volume(path, assume_spacing=assume_spacing, missing_nan=missing_nan)
-    from .dicom import read_series_of
-
     return read_series_of(path)
 
 
@@ -142,13 +141,13 @@ def _found(path: Path) -> tuple[str, list[Subject], list[str]]:
         if is_nifti(path):
             name = plain_name(path, path.parent)
             return "file", [Subject(stem_of(path), {name.modality or UNKNOWN: path})], []
-        return "dicom", _dicom([path]), []
+        return "dicom", _dicom([path], path.parent), []
     files = sorted(_walk(path))
     images = [file for file in files if is_nifti(file)]
     if not images:
-        others = [file for file in files if file.suffix.lower() in (".dcm", ".ima", "") or _is_dicom(file)]
+        others = [file for file in files if is_dicom(file)]
         if others:
-            return "dicom", _dicom(others), []
+            return "dicom", _dicom(others, path), []
         what = f"no NIfTI or DICOM file is in this folder ({len(files)} files of other kinds)"
         raise InputError("mri-nothing", what, str(path), "give a folder of .nii.gz, BIDS or DICOM")
     folders = {part.name.lower() for part in path.iterdir() if part.is_dir()}
@@ -301,12 +300,16 @@ def _table_beside(path: Path, names: Sequence[str]) -> tuple[dict[str, dict[str,
     return {}, ()
 
 
-def _is_dicom(file: Path) -> bool:
-    with file.open("rb") as opened:
-        return opened.read(132)[128:] == b"DICM"
-
-
-def _dicom(files: Sequence[Path]) -> list[Subject]:
-    from .dicom import find_series
-
-    return [Subject(series.name, {series.modality: series.files[0]}) for series in find_series(files)]
+def _dicom(files: Sequence[Path], root: Path) -> list[Subject]:
+    """A folder is a subject; series of it that are of one modality are told apart by their number."""
+    found = find_series(files)
+    if not found:
+        raise InputError("mri-nothing", "no DICOM file here holds an image", str(root), "give a series")
+    images: dict[str, dict[str, Path]] = defaultdict(dict)
+    for series in found:
+        place = series.files[0].parent
+        name = "_".join(place.relative_to(root).parts) or place.name
+        if series.modality in images[name]:
+            name = f"{name}_series{series.number}"
+        images[name][series.modality] = series.files[0]
+    return [Subject(name, paths) for name, paths in images.items() if paths]

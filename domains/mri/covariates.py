@@ -58,7 +58,7 @@ def read_covariates(
                 "keep one row for each subject",
             )  # fmt: skip
         by_key[key] = row
-    found = {name: row for name in subjects if (row := _row_of(name, by_key))}
+    found = {name: own for name in subjects if (own := _row_of(name, by_key))}
     notes, columns = [], {}
     for place, title in enumerate(header[1:], 1):
         cells = [row[place].strip() for row in found.values()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -129,13 +129,22 @@ def box(inside: np.ndarray, hidden: np.ndarray | None = None) -> np.ndarray:
     return np.array([[s.start * step, min(n, s.stop * step) - 1] for s, n in limits])
 
 
-def as_dtype(values: np.ndarray, dtype: str | np.dtype) -> np.ndarray:
-    """Rounded and clipped where `dtype` holds integers."""
+def as_dtype(values: np.ndarray, dtype: str | np.dtype[Any]) -> np.ndarray:
+    """To a type, clipped to its range; rounded where it holds integers.
+
+    Example:
+        >>> as_dtype(np.array([-7.0, 1.5, 2.5, 300]), "uint8")
+        array([  0,   2,   2, 255], dtype=uint8)
+    """
     kind = np.dtype(dtype)
+    wide = np.asarray(values, np.float64)
     if kind.kind == "f":
-        return values.astype(kind)
-    limits = np.iinfo(kind)
-    return np.clip(np.rint(np.asarray(values, np.float64)), limits.min, limits.max).astype(kind)
+        return np.clip(wide, np.finfo(kind).min, np.finfo(kind).max).astype(kind)
+    ends, rounded = np.iinfo(kind), np.rint(wide)
+    # float64 cannot hold the ends of 64-bit integers, and would wrap round there.
+    top = rounded >= float(ends.max)
+    inside = np.clip(np.where(top, 0, rounded), float(ends.min), None)
+    return np.where(top, kind.type(ends.max), inside.astype(kind)).astype(kind)
 
 
 def _any_of(mask: np.ndarray, step: int) -> np.ndarray:

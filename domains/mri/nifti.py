@@ -267,7 +267,7 @@ def _times(shape: tuple[int, ...]) -> str:
 
 def _header(preamble: bytes, layout: _Layout, where: str, extensions: bool = True) -> Any:
     """nibabel's header, with the extensions that lie before the voxels."""
-    kind = nib.Nifti1Header if layout.version == 1 else nib.Nifti2Header
+    kind: Any = nib.Nifti1Header if layout.version == 1 else nib.Nifti2Header
     first = 352 if layout.version == 1 else 544
     header = kind(preamble[: first - 4], endianness=layout.order, check=False)
     flag = preamble[first - 4 : first]

@@ -156,7 +156,7 @@ class Resampling:
         for axis, size in enumerate(self.source):
             inside &= (points[axis] >= 0) & (points[axis] < size)
             np.clip(points[axis], 0, size - 1, out=points[axis])
-        return np.where(inside, labels[tuple(points)], labels.dtype.type(0))
+        return np.asarray(np.where(inside, labels[tuple(points)], labels.dtype.type(0)))
 
     def beyond(self) -> np.ndarray:
         """(3, 2, *target) bool: outside the source along its axis i, before its first or behind its last."""

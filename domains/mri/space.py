@@ -168,7 +168,7 @@ class MriSpace:
     def covered(self, frame: Frame) -> dict[str, np.ndarray]:
         """(X, Y, Z) bool for each modality: which voxels of its own grid the model's grid reaches."""
         return {
-            name: ~frame.back(seat.shape, seat.affine).beyond().any((0, 1))
+            name: np.asarray(~frame.back(seat.shape, seat.affine).beyond().any((0, 1)))
             for name, seat in frame.images.items()
         }
 
