@@ -87,6 +87,23 @@ class Wish:
     steps: int | None = None
 
 
+@dataclass(frozen=True)
+class Planned:
+    """How a domain would train.
+
+    Args:
+        domain: with all its options decided.
+        text: those options as YAML, with remarks.
+        estimate: minutes, memory_mb, disk_mb.
+        lines: what was seen, for a person.
+    """
+
+    domain: Domain[Any, Any]
+    text: str
+    estimate: Mapping[str, float]
+    lines: tuple[str, ...]
+
+
 class Fitted(Protocol):
     """An encoding and a model, as `train` leaves them behind."""
 
@@ -151,6 +168,18 @@ class Domain(Protocol[Raw, FittedT]):
         progress: Progress | None = None,
     ) -> FittedT:
         """Learn the encoding and the model from observed parts alone; `folder` keeps checkpoints."""
+
+    @property
+    def plan_keys(self) -> Sequence[str]:
+        """The keys that a plan of this domain holds, beside those of every plan."""
+
+    def plan(
+        self, path: Path, survey: Survey, sample: Raw, seed: int, progress: Progress | None = None
+    ) -> Planned:
+        """Decide how to train on `sample`, and estimate what it takes by a short probe."""
+
+    def follow(self, found: Mapping[str, Any], where: Path) -> Domain[Raw, FittedT]:
+        """This domain with the options of a plan; those that were said stay. `where` is for errors."""
 
     def load(self, folder: Path) -> FittedT:
         """Read a model folder."""

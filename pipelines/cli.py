@@ -198,7 +198,7 @@ def plan(
             overwrite=run.overwrite,
             progress=progress,
         )
-    facts = {"columns": done.options.kinds, "rows": done.rows, "estimate": done.estimate}
+    facts = {"rows": done.rows, "estimate": done.estimate}
     run.console.result({"verb": "plan", "plan": output, **facts}, *done.lines)
 
 

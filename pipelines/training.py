@@ -83,13 +83,10 @@ def train(
     """
     data, out = Path(data), Path(out)
     if plan is not None:
-        from ..domains.tabular import TabularDomain
-        from .planning import followed
+        from .planning import read_plan
 
-        if not isinstance(domain, TabularDomain):
-            raise InputError("plan-domain", "plans are of tables so far", str(plan), "leave the plan away")
-        written = followed(plan, domain.options)
-        domain, rows, seed = TabularDomain(written.options), written.rows, seed or written.seed
+        written = read_plan(plan, domain)
+        domain, rows, seed = written.domain, written.rows, seed or written.seed
         options = {**(options or {}), "plan": sha256_of(Path(plan))}
     refuse_existing(out, overwrite)
     with locked(out):

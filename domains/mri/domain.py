@@ -15,52 +15,21 @@ import torch
 from torch import Tensor
 
 from ...shared.errors import Fault, InputError
-from ...shared.grids import GridSettings
 from ...shared.noise import Keys
-from .. import Progress, Request, Survey, Unit, Wish
+from .. import Planned, Progress, Request, Survey, Unit, Wish
+from . import plans
 from .checking import check
 from .collection import Collection, Subject, collect, read_subject
-from .filling import FilledImage, fill_subject, shown
-from .holes import Holes
+from .filling import FilledImage, fill_subject, picture_of
 from .model import FittedScans
 from .nifti import Volume
+from .options import ScanOptions
 from .preview import before_after, montage
 from .writing import Synthetic, write_bids, write_filled, write_map
 
-SHOWN, MOST_SHOWN = 4, 12
-"""Subjects in a picture of what was filled, and of what was generated."""
-NO_HOLES = Holes()
-
-
-@dataclass(frozen=True)
-class ScanOptions:
-    """What the user said about scans. None means: as seen in the data.
-
-    Args:
-        modalities: which, in which order.
-        segmentation: a folder of label maps, where they are not beside the images.
-        covariates: a TSV or CSV, where it is not beside the images.
-        conditions: covariates that a model is to be told.
-        spacing: millimetres of the model's grid.
-        labels: model label maps too.
-        holes: what to fill.
-        assume_spacing: accept files that do not say how they lie.
-        missing_nan: voxels that are not numbers are missing.
-        faces: fill in a face that was removed.
-        settings: of the model.
-    """
-
-    modalities: tuple[str, ...] | None = None
-    segmentation: Path | None = None
-    covariates: Path | None = None
-    conditions: tuple[str, ...] = ()
-    spacing: float | None = None
-    labels: bool = True
-    holes: Holes = NO_HOLES
-    assume_spacing: bool = False
-    missing_nan: bool = False
-    faces: bool = False
-    settings: GridSettings | None = None
+UNTOLD = ScanOptions()
+MOST_SHOWN = 12
+"""Subjects in a picture of what was generated."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +43,7 @@ class ScanSurvey(Survey):
 class MriDomain:
     """Scans, with what the user said about them."""
 
-    options: ScanOptions = ScanOptions()
+    options: ScanOptions = UNTOLD
     name: str = "mri"
     things: str = "volumes"
 
@@ -90,7 +59,15 @@ class MriDomain:
 
     def check(self, path: Path) -> list[Fault]:
         """Every fault of the scans, errors before warnings."""
-        return check(path, self.options)
+        o = self.options
+        return check(
+            path,
+            modalities=o.modalities,
+            segmentation=o.segmentation,
+            covariates=o.covariates,
+            assume_spacing=o.assume_spacing,
+            missing_nan=o.missing_nan,
+        )
 
     def survey(self, path: Path, progress: Progress | None = None) -> ScanSurvey:
         """Find the subjects, and name the data by the bytes of all their files."""
@@ -143,6 +120,7 @@ class MriDomain:
             labels=o.labels,
             conditions=o.conditions,
             settings=o.settings,
+            preset=o.preset,
             seed=seed,
             about=about,
             folder=folder,
@@ -150,6 +128,27 @@ class MriDomain:
             device=device,
             progress=progress,
         )
+
+    @property
+    def plan_keys(self) -> tuple[str, ...]:
+        return plans.KEYS
+
+    def plan(
+        self,
+        path: Path,
+        survey: Survey,
+        sample: list[Subject],
+        seed: int,
+        progress: Progress | None = None,
+    ) -> Planned:
+        """Grid, conditions, the model, and what a short probe says of them."""
+        planned = plans.decided(self.options, sample, progress)
+        options, lines = planned.options, (f"{path.name}: {planned.seen}",)
+        return Planned(MriDomain(options), plans.written(options), planned.estimate, lines)
+
+    def follow(self, found: Mapping[str, Any], where: Path) -> MriDomain:
+        """With the options of a plan; those that were said stay."""
+        return MriDomain(plans.followed(found, where, self.options))
 
     def load(self, folder: Path) -> FittedScans:
         """Read a model folder."""
@@ -174,7 +173,7 @@ class MriDomain:
             return counts | {"failed": str(error.fault)}
         counts["images"] = [write_image(subject, image, request, folder) for image in filled]
         if filled:
-            np.savez(folder / "shown.npz", **shown(filled[0]))  # type: ignore[arg-type]
+            np.savez(folder / "shown.npz", **picture_of(filled[0]))
         return counts
 
     def assemble(
@@ -203,9 +202,13 @@ class MriDomain:
         return [*made, "filled.tsv"]
 
     def preview(self, path: Path, fitted: FittedScans, parts: Sequence[Path], picture: Path) -> None:
-        """The holes of some subjects before and after, and the spread of the draws."""
-        shown = [part for part in parts if (part / "shown.npz").is_file()][:SHOWN]
-        before_after(picture, [dict(np.load(part / "shown.npz")) for part in shown])
+        """The first subject that had holes, before and after, with the spread of the draws."""
+        for part in parts:
+            if (part / "shown.npz").is_file():
+                with np.load(part / "shown.npz", allow_pickle=False) as held:
+                    before_after(picture, **dict(held), heading="Filled in: an estimate, not a measurement")
+                return
+        montage([], picture, heading="Nothing was filled in")
 
     def summary(self, counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The counts of all subjects in one."""
@@ -262,13 +265,14 @@ class MriDomain:
         facts: Mapping[str, Any],
     ) -> list[str]:
         """A BIDS derivative, and a montage of the first subjects."""
-        first = [next(iter(fitted.images(sample).values())) for _, sample in _samples(parts[:1])]
+        affine = fitted.space.affine
+        shown = [(next(iter(fitted.images(sample).values())), affine) for _, sample in _samples(parts[:1])]
         subjects = (
             Synthetic(fitted.images(sample), told, fitted.label_map(sample), {"sample": place})
             for place, (told, sample) in enumerate(_samples(parts))
         )
-        made = write_bids(out, subjects, fitted.space.affine, facts)
-        montage(first[:MOST_SHOWN], out / "montage.png", spacing=fitted.space.spacing, title="SYNTHETIC")
+        made = write_bids(out, subjects, affine, facts)
+        montage(shown[:MOST_SHOWN], out / "montage.png", heading="SYNTHETIC. Not for diagnosis.")
         return [*made, "montage.png"]
 
 

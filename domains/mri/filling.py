@@ -129,8 +129,8 @@ def _missing(
     return replace(made, beyond=int((~covered).sum()), measured=False)
 
 
-def shown(image: FilledImage) -> dict[str, np.ndarray]:
-    """What a picture of it needs."""
+def picture_of(image: FilledImage) -> dict[str, np.ndarray]:
+    """What `preview.before_after` needs."""
     return {
         "before": np.where(image.mask, np.nan, image.volume.values()).astype(np.float32),
         "mask": image.mask,

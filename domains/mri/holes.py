@@ -4,6 +4,7 @@
 `box:10-20,5-9,0-7`      a box of voxels, first to last of each axis
 `slices:2:3,7-9`         slices across axis 0, 1 or 2, by number
 `thick:2:3`              the image has every third slice along axis 2; make the two between
+`bad-slices`             the slices that `check` finds blank, or unlike both neighbours
 a file or a folder       a mask: what is not 0 is filled; a folder holds one for each image
 =======================  =====================================================================
 
@@ -21,7 +22,9 @@ import numpy as np
 
 from ...shared.errors import InputError
 from .collection import Subject, read_image
+from .intensity import look
 from .nifti import Volume, stem_of
+from .slices import bad_slices
 
 _SPAN = re.compile(r"(\d+)(?:-(\d+))?")
 
@@ -62,15 +65,17 @@ class Holes:
         slices: (axis, numbers).
         thick: a finer grid, or None.
         masks: files or folders.
+        bad: the slices that `check` finds fault with.
     """
 
     boxes: tuple[tuple[tuple[int, int], ...], ...] = ()
     slices: tuple[tuple[int, tuple[int, ...]], ...] = ()
     thick: Thick | None = None
     masks: tuple[Path, ...] = ()
+    bad: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.boxes or self.slices or self.thick or self.masks)
+        return bool(self.boxes or self.slices or self.thick or self.masks or self.bad)
 
     def of(
         self, subject: Subject, volumes: Mapping[str, Volume]
@@ -90,6 +95,10 @@ class Holes:
                 mask[_within(box, volume)] = True
             for axis, numbers in self.slices:
                 mask[_across(axis, numbers, volume)] = True
+            if self.bad:
+                values = volume.values()
+                for found in bad_slices(values, look(values).object):
+                    mask[_across(found.axis, (*found.blank, *found.unlike), volume)] = True
             for path in self.masks:
                 mask |= _read(path, subject, modality, volume)
             images[modality], hidden[modality] = volume, mask
@@ -123,11 +132,13 @@ def parse_holes(words: Sequence[str]) -> Holes:
             if not factor.isdigit() or not 2 <= int(factor) <= 12:
                 raise _unread(word)
             holes = replace(holes, thick=Thick(_axis(axis, word), int(factor)))
+        elif word == "bad-slices":
+            holes = replace(holes, bad=True)
         elif Path(word).exists():
             holes = replace(holes, masks=(*holes.masks, Path(word)))
         else:
             raise _unread(word)
-    if holes.thick is not None and (holes.boxes or holes.slices or holes.masks):
+    if holes.thick is not None and replace(holes, thick=None):
         raise InputError(
             "thick-alone", "thick slices are filled by themselves", "--fill", "fill the rest in a second run"
         )
@@ -139,7 +150,7 @@ def _unread(word: str) -> InputError:
         "fill",
         f"{word!r} says nothing that can be filled, and no such file is here",
         "--fill",
-        "write box:10-20,5-9,0-7 or slices:2:3,7-9 or thick:2:3, or give a mask",
+        "write box:10-20,5-9,0-7, slices:2:3,7-9, thick:2:3 or bad-slices, or give a mask",
     )
 
 

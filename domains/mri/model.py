@@ -20,12 +20,12 @@ from ...shared.covariates import Covariates, Fact
 from ...shared.data import NOTHING, Condition, Encoded
 from ...shared.errors import Fault, InputError
 from ...shared.grids import GridData, GridModel, GridSettings
-from ...shared.masking import Boxes, Cells, Channels, EveryKth, Half, Mixture, Pattern, Slices
 from ...shared.noise import Keys, key_of
 from .augmentation import ScanAugmentation
 from .collection import Subject, read_subject
 from .nifti import Volume
 from .placing import Frame
+from .presets import fitted_space, pattern, preset_for, recommended
 from .space import Hidden, MriSpace
 
 Progress = Callable[[str, float], None]
@@ -80,6 +80,7 @@ class FittedScans:
         labels: bool = True,
         conditions: Sequence[str] = (),
         settings: GridSettings | None = None,
+        preset: str | None = None,
         seed: int = 0,
         about: Mapping[str, Any] | None = None,
         folder: Path | None = None,
@@ -94,7 +95,8 @@ class FittedScans:
             spacing, shape, modalities: as for `MriSpace.fit`.
             labels: model the label maps too, where subjects have them.
             conditions: covariates that the model is to be told.
-            settings: of the model; None chooses for the size of the grid and the number of subjects.
+            settings: of the model; None chooses for the grid, the number of subjects and the machine.
+            preset: of the machine: cpu, 4gb, 16gb or 80gb; None looks.
             folder, resume, device, progress: of the training.
 
         Raises:
@@ -108,8 +110,9 @@ class FittedScans:
                 f"give {FEWEST} or more",
             )
         tell = progress or (lambda label, fraction: None)
-        space = MriSpace.fit(subjects, spacing=spacing, shape=shape, modalities=modalities)
-        values = _label_values(subjects) if labels else ()
+        preset = preset or preset_for(device)
+        space = fitted_space(subjects, spacing, shape, modalities, preset)
+        values = label_values(subjects) if labels else ()
         covariates = Covariates.fit([s.covariates for s in subjects], conditions)
         scans = []
         for place, subject in enumerate(subjects):
@@ -123,7 +126,7 @@ class FittedScans:
             Condition(covariates=covariates.encode([s.covariates for s in subjects])),
             torch.tensor([key_of("subject", subject.name) for subject in subjects]),
         )
-        settings = settings or recommended(tuple(data.values.shape[1:]), len(subjects))
+        settings = settings or recommended(tuple(data.values.shape[1:]), len(subjects), preset)
         model, trained = GridModel.fit(
             data,
             settings,
@@ -310,7 +313,7 @@ def encode(
     return Scan(Encoded(values[None], observed[None]), placed.frame, volumes)
 
 
-def _label_values(subjects: Sequence[Subject], most: int = 8) -> tuple[int, ...]:
+def label_values(subjects: Sequence[Subject], most: int = 8) -> tuple[int, ...]:
     """The labels that occur in the first label maps; none when there are more than `most`: a channel for
     each would cost more than it tells."""
     from .collection import read_image
@@ -321,30 +324,6 @@ def _label_values(subjects: Sequence[Subject], most: int = 8) -> tuple[int, ...]
         found |= set(np.unique(np.round(read_image(subject.segmentation).values())).astype(int).tolist())
     values = tuple(sorted(found - {0}))
     return values if len(values) <= most else ()
-
-
-def pattern(modalities: int, labels: int) -> Pattern:
-    """What is hidden of a scan in training: boxes, slices, thick slices, halves, single voxels, channels."""
-    across = (Boxes(2, 0.15, 0.6), Slices(0.2, 0.9), EveryKth((2, 3, 4, 6)), Half(), Cells(0.1, 0.9))
-    if modalities + labels == 1:
-        return Mixture(across, (3, 2, 3, 1, 1))
-    return Mixture((*across, Channels(0.0, 1.0)), (3, 2, 3, 1, 1, 5))
-
-
-def recommended(shape: tuple[int, ...], subjects: int) -> GridSettings:
-    """Settings for a grid (C, *S) and so many subjects, that train in an hour or less on two cores."""
-    positions = int(np.prod(shape[1:]))
-    levels = 1 if positions < 2**18 else 2
-    widths = (48, 96, 144) if levels == 1 else (96, 128, 160)
-    return GridSettings(
-        widths=widths,
-        levels=levels,
-        components=int(np.clip(subjects // 4, 2, 24)),
-        steps=2000,
-        batch_size=4,
-        learning_rate=8e-4,
-        precision="bf16",
-    )
 
 
 def _augmentation(space: MriSpace, labels: Sequence[int], data: GridData) -> ScanAugmentation:

@@ -101,7 +101,7 @@ def test_the_packed_network_takes_any_size(size: tuple[int, ...], levels: int) -
 
 
 def coins(n: int, seed: int = 0) -> Tensor:
-    """Records that no Gaussian knows: one entry in five is 2.5 in the upper half, -2.5 in the lower, else 0."""
+    """Records that no Gaussian knows: one entry in five is 2.5 (above) or -2.5 (below), the others 0."""
     g = torch.Generator().manual_seed(seed)
     sign = torch.where(torch.arange(SHAPE[1])[:, None] < SHAPE[1] // 2, 2.5, -2.5)
     return (torch.rand(n, *SHAPE, generator=g) < 0.2) * sign + 0.05 * torch.randn(n, *SHAPE, generator=g)
