@@ -98,7 +98,7 @@ class Holes:
             if self.bad:
                 values = volume.values()
                 for found in bad_slices(values, look(values).object):
-                    mask[_across(found.axis, (*found.blank, *found.unlike), volume)] = True
+                    mask[_across(found.axis, found.all, volume)] = True
             for path in self.masks:
                 mask |= _read(path, subject, modality, volume)
             images[modality], hidden[modality] = volume, mask
