@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -174,6 +175,7 @@ def collect(
     pixel_limit: int = PIXEL_LIMIT,
     alpha: Alpha = "keep",
     background: int = 255,
+    table: bool = True,
 ) -> Collection:
     """Lay out a data set; no pixel of a file is read yet.
 
@@ -184,6 +186,7 @@ def collect(
         part: of a data set that comes in two.
         root: where torchvision's data set lies, when the path does not say.
         pixel_limit, alpha, background: see `read_picture`.
+        table: look at a folder's `metadata.csv`.
 
     Raises:
         InputError: nothing there, no picture in it, or a damaged table or archive.
@@ -195,7 +198,8 @@ def collect(
         return _made(given, "torchvision", names, source, described)
     path = Path(path)
     if path.is_dir():
-        return _folder(path, labels, lambda names: Files(path, names, pixel_limit, alpha, background))
+        opened = partial(_files, path, pixel_limit, alpha, background)
+        return _folder(path, labels if table else None, opened, table)
     if not path.is_file():
         raise InputError("image-missing", "there is no such file or folder", given, "check the path")
     if path.suffix.lower() == ".npz":
@@ -221,27 +225,31 @@ def _made(path: str, kind: Kind, names: tuple[str, ...], source: Source, told: D
     )
 
 
-class _Opener(Protocol):
-    def __call__(self, names: tuple[str, ...]) -> Files: ...
+def _files(path: Path, pixel_limit: int, alpha: Alpha, background: int, names: tuple[str, ...]) -> Files:
+    return Files(path, names, pixel_limit, alpha, background)
 
 
-def _folder(path: Path, column: str | None, opened: _Opener) -> Collection:
+def _folder(
+    path: Path, column: str | None, opened: Callable[[tuple[str, ...]], Files], table: bool
+) -> Collection:
     names, others = _walk(path)
     if not names:
         held = f"; it holds {len(others)} other files, the first is {others[0]}" if others else ""
         remedy = f"give a folder of {', '.join(sorted(s[1:] for s in SUFFIXES))} files"
         raise InputError("image-none", f"there is no picture in this folder{held}", str(path), remedy)
     faults = _others(path, others)
-    kind, described = _described(path, names, column)
+    kind, described = _described(path, names, column, table)
     described = replace(described, faults=(*faults, *described.faults))
     return _made(str(path), kind, names, opened(names), described)
 
 
-def _described(path: Path, names: tuple[str, ...], column: str | None) -> tuple[Kind, Described]:
+def _described(
+    path: Path, names: tuple[str, ...], column: str | None, use_table: bool
+) -> tuple[Kind, Described]:
     """What the folders' names and the table say of the pictures."""
     classes = _by_folder(path, names)
     table = path / NAME
-    if not table.is_file():
+    if not use_table or not table.is_file():
         if column is not None:
             what = f"a column {column!r} is asked for, and there is no {NAME}"
             raise InputError("metadata-missing", what, str(path), "add the table, or leave the option out")
