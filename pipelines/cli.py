@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import typer
 
 from .console import Console
-from .options import ScanWords, TableWords
+from .options import GridWords, TableWords
 from .shell import TERMINATED, Run, attempt, group, verb, verb_fault
 
 app = typer.Typer(
@@ -62,7 +62,7 @@ def _table(
         list[str] | None, typer.Option(metavar="COLUMN=KIND", help="Where seen wrongly.")
     ] = None,
     key: Annotated[Text, typer.Option(metavar="COLUMN", help="Names the rows, in any order.")] = None,
-    header: Annotated[bool | None, typer.Option(help="Whether line 1 names columns.")] = None,
+    header: Annotated[bool | None, typer.Option(help="Whether line 1 names columns.", hidden=True)] = None,
     delimiter: Annotated[
         Text, typer.Option(metavar="SIGN", help="Between the cells of a CSV.", hidden=True)
     ] = None,
@@ -75,12 +75,16 @@ def _table(
 
 
 @group
-def _scans(
+def _grids(
     *,
-    modalities: Annotated[Text, typer.Option(metavar="NAMES", help='Scans: only these: "T1w,FLAIR".')] = None,
+    modalities: Annotated[
+        Text, typer.Option(metavar="NAMES", help='Scans: only these: "T1w,FLAIR".', hidden=True)
+    ] = None,
     condition: Annotated[
         Text, typer.Option(metavar="NAMES", help='Scans: tell the model these: "age,sex".')
     ] = None,
+    size: Annotated[int | None, typer.Option(metavar="PIXELS", min=4, help="Pictures: side.")] = None,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Mirrored too.", hidden=True)] = False,
     spacing: Annotated[float | None, typer.Option(metavar="MM", help="Scans: of the model's grid.")] = None,
     covariates: Annotated[
         Path | None, typer.Option(metavar="TSV", help="Scans: of the subjects.", hidden=True)
@@ -94,14 +98,23 @@ def _scans(
     missing_nan: Annotated[
         bool, typer.Option("--missing-nan", help="Scans: voxels without a number are missing.", hidden=True)
     ] = False,
-) -> ScanWords:
-    """The options that say how to read scans."""
-    return ScanWords(
-        (), modalities, condition, spacing, covariates, segmentation, assume_spacing, missing_nan
+) -> GridWords:
+    """The options that say how to read scans and pictures."""
+    return GridWords(
+        (),
+        size,
+        mirror,
+        modalities,
+        condition,
+        spacing,
+        covariates,
+        segmentation,
+        assume_spacing,
+        missing_nan,
     )
 
 
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="A table, or a folder of scans.")]
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="A table, or a folder of scans or pictures.")]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="A new folder for the results.")]
 Rows = Annotated[int, typer.Option(metavar="N", min=1, help="Rows to learn from, at most.")]
 Statistic = Literal["mean", "median", "mode", "sample"]
@@ -112,7 +125,7 @@ def impute(
     data: Data,
     run: Run,
     table: TableWords,
-    scans: ScanWords,
+    grid: GridWords,
     *,
     output: Output,
     model: Annotated[
@@ -123,23 +136,25 @@ def impute(
     statistic: Annotated[
         Statistic, typer.Option(metavar="NAME", help="mean, median, mode or sample.")
     ] = "mean",
-    columns: Annotated[Text, typer.Option(metavar="NAMES", help='Fill only these: "age,sex".')] = None,
+    columns: Annotated[
+        Text, typer.Option(metavar="NAMES", help='Fill only these: "age,sex".', hidden=True)
+    ] = None,
     fill: Annotated[
         list[str] | None,
-        typer.Option(metavar="WHAT", help="A mask, box:9-20,5-9,0-7, slices:2:3,7-9, thick:2:3."),
+        typer.Option(metavar="WHAT", help="A mask, box:9-20,5-9, half:right, thick:2:3, ..."),
     ] = None,
     faces: Annotated[
         bool, typer.Option("--faces", help="Scans: put a removed face back.", hidden=True)
     ] = False,
     rows: Rows = 50_000,
-    shard: Annotated[Text, typer.Option(metavar="I/N", help="Do the I-th of N parts.")] = None,
-) -> None:
+    shard: Annotated[Text, typer.Option(metavar="I/N", help="Do the I-th of N parts.", hidden=True)] = None,
+) -> int:
     """Fill in what is missing, and say what was filled and how surely."""
     from .imputing import impute_file
     from .options import domain_for, parse_shard
 
-    scans = replace(scans, fill=tuple(fill or ()), faces=faces)
-    domain, told = domain_for(data, replace(table, columns=columns), scans)
+    grid = replace(grid, fill=tuple(fill or ()), faces=faces)
+    domain, told = domain_for(data, replace(table, columns=columns), grid)
     with run.console.progress() as progress:
         done = impute_file(
             data,
@@ -159,15 +174,16 @@ def impute(
         )
     run.console.warn(*done.warnings)
     run.console.result({"verb": "impute", **vars(done)}, *done.lines)
+    return done.exit_code
 
 
 @verb(app)
-def check(data: Data, run: Run, table: TableWords, scans: ScanWords) -> int:
+def check(data: Data, run: Run, table: TableWords, grid: GridWords) -> int:
     """List everything that is wrong with the data, or may be. Exit code 2: something must be mended."""
     from .checking import check
     from .options import domain_for
 
-    domain, _ = domain_for(data, table, scans)
+    domain, _ = domain_for(data, table, grid)
     found = check(data, domain=domain)
     run.console.result({"verb": "check", "ok": found.exit_code == 0, **found.facts}, *found.lines)
     return found.exit_code
@@ -178,7 +194,7 @@ def plan(
     data: Data,
     run: Run,
     table: TableWords,
-    scans: ScanWords,
+    grid: GridWords,
     *,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="YAML", help="The file to make.")],
     rows: Rows = 50_000,
@@ -187,7 +203,7 @@ def plan(
     from .options import domain_for
     from .planning import plan
 
-    domain, _ = domain_for(data, table, scans)
+    domain, _ = domain_for(data, table, grid)
     with run.console.progress() as progress:
         done = plan(
             data,
@@ -207,7 +223,7 @@ def train(
     data: Data,
     run: Run,
     table: TableWords,
-    scans: ScanWords,
+    grid: GridWords,
     *,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="MODEL", help="The model folder to make.")
@@ -222,7 +238,7 @@ def train(
     from .options import domain_for
     from .training import train
 
-    domain, told = domain_for(data, table, scans)
+    domain, told = domain_for(data, table, grid)
     with run.console.progress() as progress:
         done = train(
             data,

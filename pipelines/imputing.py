@@ -47,6 +47,11 @@ class Imputed:
     warnings: tuple[Fault, ...] = ()
     resumed: int = 0
 
+    @property
+    def exit_code(self) -> int:
+        """1 when a part could not be filled, 0 when everything was done."""
+        return 1 if self.summary.get("failed") else 0
+
 
 @dataclass(frozen=True)
 class _Job:

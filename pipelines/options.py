@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,13 @@ from ..shared.errors import InputError
 
 if TYPE_CHECKING:
     from ..domains import Domain
+    from ..domains.images import ImageDomain
     from ..domains.mri import MriDomain
     from ..domains.tabular import TabularDomain
 
 TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".xlsx", ".xls")
 SCANS = (".nii", ".nii.gz", ".dcm", ".ima")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npz")
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,13 @@ class TableWords:
 
 
 @dataclass(frozen=True)
-class ScanWords:
-    """What was said about scans, as it was typed.
+class GridWords:
+    """What was said about scans or pictures, as it was typed.
 
     Args:
-        fill: what to fill; see `domains.mri.holes`.
+        fill: what to fill; see `domains.mri.holes` and `domains.images.holes`.
+        size: side of the model's pictures, in pixels.
+        mirror: show mirrored pictures in training.
         modalities, condition: names separated by commas.
         spacing: millimetres of the model's grid.
         covariates, segmentation: where they lie, when not beside the images.
@@ -57,6 +61,8 @@ class ScanWords:
     """
 
     fill: Sequence[str] = ()
+    size: int | None = None
+    mirror: bool = False
     modalities: str | None = None
     condition: str | None = None
     spacing: float | None = None
@@ -68,26 +74,31 @@ class ScanWords:
 
 
 def domain_for(
-    data: Path | str, table: TableWords | None = None, scans: ScanWords | None = None
+    data: Path | str, table: TableWords | None = None, grid: GridWords | None = None
 ) -> tuple[Domain[Any, Any], dict[str, Any]]:
     """The domain of a data set with what the user said about it, and that as plain JSON for the manifest.
 
     Args:
-        data: a table (CSV, TSV, Parquet, Excel), or a folder or file of scans (NIfTI, BIDS, DICOM).
-        table, scans: what was said, for either case.
+        data: a table (CSV, TSV, Parquet, Excel), scans (NIfTI, BIDS, DICOM) or pictures (PNG, JPEG, ...).
+        table, grid: what was said, for either case.
 
     Raises:
         InputError: there is nothing at `data`, or nothing that a domain reads; words that cannot be read, or
             that are about another kind of data.
     """
-    path, table, scans = Path(data), table or TableWords(), scans or ScanWords()
+    path, table, grid = Path(data), table or TableWords(), grid or GridWords()
     match recognised(path):
         case "tabular":
-            _refuse(scans, "scans", path)
+            _refuse(grid, GridWords(), "scans and pictures", path)
             return _tabular(table)
+        case "mri":
+            _refuse(table, TableWords(), "tables", path)
+            _refuse(grid, replace(grid, size=None, mirror=False), "pictures", path)
+            return _mri(grid)
         case _:
-            _refuse(table, "tables", path)
-            return _mri(scans)
+            _refuse(table, TableWords(), "tables", path)
+            _refuse(grid, GridWords(grid.fill, grid.size, grid.mirror), "scans", path)
+            return _images(grid)
 
 
 def recognised(path: Path) -> str:
@@ -102,13 +113,15 @@ def recognised(path: Path) -> str:
     lower = [name.lower() for name in names]
     if any(name.endswith(SCANS) for name in lower) or (path.is_dir() and _holds_dicom(path, names)):
         return "mri"
+    if any(name.endswith(PICTURES) for name in lower):
+        return "images"
     if path.is_file():
         return "tabular"
     raise InputError(
         "no-domain",
-        "this folder holds no scans, and a folder is not a table",
+        "this folder holds no scans and no pictures, and a folder is not a table",
         str(path),
-        "give a CSV, TSV, Parquet or Excel file, or a folder of NIfTI or DICOM",
+        "give a CSV, TSV, Parquet or Excel file, or a folder of NIfTI, DICOM, PNG or JPEG",
     )
 
 
@@ -126,20 +139,28 @@ def _holds_dicom(folder: Path, names: Sequence[str]) -> bool:
     return False
 
 
-def _refuse(words: object, kind: str, path: Path) -> None:
+def _refuse(words: object, allowed: object, kind: str, path: Path) -> None:
     """Refuse words that are about another kind of data."""
-    default = type(words)()
     for field in fields(words):  # type: ignore[arg-type]
-        if getattr(words, field.name) != getattr(default, field.name):
+        if getattr(words, field.name) != getattr(allowed, field.name):
             option = "--" + field.name.replace("_", "-")
             raise InputError("other-domain", f"{option} is about {kind}", str(path), f"leave {option} away")
 
 
-def _mri(words: ScanWords) -> tuple[MriDomain, dict[str, Any]]:
+def _images(words: GridWords) -> tuple[ImageDomain, dict[str, Any]]:
+    from ..domains.images import ImageDomain, ImageOptions, parse_holes
+
+    options = ImageOptions(size=words.size, mirror=words.mirror, holes=parse_holes(words.fill))
+    return ImageDomain(options), {"size": words.size, "mirror": words.mirror, "fill": list(words.fill)}
+
+
+def _mri(words: GridWords) -> tuple[MriDomain, dict[str, Any]]:
     from ..domains.mri import MriDomain, ScanOptions, parse_holes
 
     told: dict[str, Any] = {
-        field.name: getattr(words, field.name) for field in fields(words) if field.name != "fill"
+        field.name: getattr(words, field.name)
+        for field in fields(words)
+        if field.name not in ("fill", "size", "mirror")
     }
     told |= {"modalities": parse_list(words.modalities), "condition": parse_list(words.condition) or []}
     options = ScanOptions(
@@ -202,6 +223,10 @@ def domain_of(model: Path | str) -> tuple[Path, Domain[Any, Any]]:
         from ..domains.mri import MriDomain
 
         return folder, MriDomain()
+    if kind == "ebbtide-images":
+        from ..domains.images import ImageDomain
+
+        return folder, ImageDomain()
     from ..domains.tabular import TabularDomain
 
     return folder, TabularDomain()

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...shared.artifacts import read_model, write_model
 from ...shared.data import Condition, Encoded
 from ...shared.errors import Fault, InputError
-from ...shared.grids import GridData, GridModel, GridSettings
+from ...shared.grids import GridData, GridModel, GridSettings, computes_bfloat16
 from ...shared.masking import Boxes, Cells, EveryKth, Half, Mixture, Pattern, Strokes
 from ...shared.noise import Keys
 from .collection import Collection
@@ -245,6 +245,6 @@ def recommended(shape: Sequence[int], pictures: int) -> GridSettings:
         steps=4000,
         batch_size=32,
         learning_rate=8e-4,
-        precision="bf16",
+        precision="bf16" if computes_bfloat16() else "fp32",
         sampler_steps=18,
     )

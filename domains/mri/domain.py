@@ -189,6 +189,13 @@ class MriDomain:
     ) -> list[str]:
         """Completed images, masks and spreads, and a table of what was filled."""
         made, counts = [], [json.loads((part / "counts.json").read_text()) for part in parts.values()]
+        if not any(one["images"] or "failed" in one for one in counts):
+            raise InputError(
+                "nothing-to-fill",
+                "no voxel was said to be filled, and no modality is missing",
+                str(path),
+                "say what with --fill: a mask, box:10-20,5-9,0-7, slices:2:3,7-9, thick:2:3, bad-slices",
+            )
         for part in parts.values():
             for file in sorted(part.glob("*.nii.gz")):
                 shutil.copyfile(file, out / file.name)

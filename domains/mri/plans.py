@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
-import torch
-
-from ...shared.centre import GaussianCentre
-from ...shared.data import Condition, Encoded
-from ...shared.grids import GridModel, GridSettings, GridShape
+from ...shared.grids import GridSettings, GridShape, probe
 from .. import Progress
 from ..documents import scalar, section, settings_of, typed
 from .collection import Subject
@@ -73,32 +66,6 @@ def decided(said: ScanOptions, subjects: Sequence[Subject], progress: Progress |
         f"{millimetres} mm, preset {preset}."
     )
     return Decided(options, estimate, seen)
-
-
-def probe(settings: GridSettings, form: GridShape, tries: int = 2) -> dict[str, float]:
-    """Minutes, memory and disk of a training, from a few of its steps on noise."""
-    centre = GaussianCentre.blank(form.shape, settings.components, settings.reach)
-    model = GridModel.untrained(settings, form, centre)
-    x = torch.randn(settings.batch_size, *form.shape)
-    seen = torch.rand(x.shape) < 0.5
-    condition = Condition(known=Encoded(x * seen, seen))
-    t = model.denoiser.schedule.time(torch.ones(len(x), dtype=torch.float64))
-    seconds = []
-    for _ in range(tries):
-        begun = monotonic()
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
-            loss = model.denoiser.loss(x, torch.randn_like(x), t, condition, ~seen)
-        loss.mean().backward()  # type: ignore[no-untyped-call]
-        seconds.append(monotonic() - begun)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state()[1].values())
-    folds = (settings.folds + 1) * centre.loadings.numel() * 4
-    return {
-        # Reading, masks, augmentation and validation take about a quarter more.
-        "minutes": round(1.25 * min(seconds) * settings.steps / 60, 1),
-        "memory_mb": round((peak + folds) / 2**20),
-        "disk_mb": round(weights / 2**20, 1),
-    }
 
 
 def written(options: ScanOptions) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...shared.grids import GridSettings
+from ...shared.grids import GridSettings, computes_bfloat16
 from ...shared.masking import Boxes, Cells, Channels, EveryKth, Half, Mixture, Pattern, Slices
 from .collection import Subject
 from .space import MriSpace
@@ -68,12 +68,6 @@ def recommended(shape: tuple[int, ...], subjects: int, preset: str = "cpu") -> G
         precision="bf16" if preset != "cpu" or computes_bfloat16() else "fp32",
         checkpointing=voxels > 1_000_000,
     )
-
-
-def computes_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself: three times as fast as float32, else far slower."""
-    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(asked()) if asked is not None else False
 
 
 def fitted_space(

@@ -52,7 +52,7 @@ def drawn(n: int, seed: int = 1) -> Tensor:
 
 
 def test_before_training_it_generates_its_centre(exact: GridModel) -> None:
-    x = exact.generate(Keys.range(0, 1500)).flatten(1)
+    x = exact.generate(Keys.range(0, 512)).flatten(1)
     mean, loadings, variance = law()
     covariance = loadings @ loadings.T + variance.diag()
     error = (x.mean(0) - mean.flatten()) / (covariance.diag() / len(x)).sqrt()
@@ -65,8 +65,8 @@ def test_before_training_it_fills_as_the_gaussian_does(exact: GridModel) -> None
     truth = drawn(1)
     observed = torch.zeros(SHAPE, dtype=torch.bool)
     observed[:, :4] = True
-    known = Encoded((truth * observed).expand(1200, *SHAPE), observed.expand(1200, *SHAPE))
-    x = exact.fill(known, Keys.range(5, 1200))
+    known = Encoded((truth * observed).expand(512, *SHAPE), observed.expand(512, *SHAPE))
+    x = exact.fill(known, Keys.range(5, 512))
     assert torch.equal(x[:, observed], known.values[:, observed])
     mean, loadings, variance = law()
     covariance = loadings @ loadings.T + variance.diag()
