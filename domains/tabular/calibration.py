@@ -81,6 +81,7 @@ class _Pair:
         keys: for draws.
         told: the guesses of the two chains, and what the network makes of them.
         chains: how many there are in all.
+        times: how often each row is there.
     """
 
     truth: Table
@@ -89,6 +90,7 @@ class _Pair:
     keys: Keys
     told: list[Told]
     chains: int
+    times: int
     counts: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -128,14 +130,14 @@ def calibrate(
             shares[j] = _weights(d, e, np.ones(d.shape[1:], bool), k)[0]
     found = replace(
         Calibration.none(p, q),
-        gauss=_weights(said[:, :, :p], error[:, :, :p], numbers, k),
-        standard=_weights(said[:, :, space.columns :], error[:, :, space.columns :], numbers, k),
+        gauss=_weights(said[:, :, :p], error[:, :, :p], numbers, k, pair.times),
+        standard=_weights(said[:, :, space.columns :], error[:, :, space.columns :], numbers, k, pair.times),
         shares=shares,
     )
     plain, middle = ([answer(space, found, one) for one in pair.told] for answer in (mean, median))
     toward = np.stack([m - s for m, s in zip(middle, plain, strict=True)])
     missed = np.stack([pair.truth.standard - s for s in plain])
-    found = replace(found, median=_weights(toward, missed, numbers, k))
+    found = replace(found, median=_weights(toward, missed, numbers, k, pair.times))
     return replace(found, spread=_spreads(correction, found, pair))
 
 
@@ -167,22 +169,25 @@ def _hide(
     # What was hidden on purpose is known to all other chains; what is missing anyway, to none.
     state = chains.settle(hidden, pair, hidden.missing & ~rows.missing)
     told = [correction.tell(hidden, chains.guess(hidden, state, chain)) for chain in pair.T]
-    return _Pair(rows, hidden, raw[places], keys, told, chains.chains_)
+    return _Pair(rows, hidden, raw[places], keys, told, chains.chains_, times)
 
 
 def _spreads(correction: Correction, found: Calibration, pair: _Pair, draws: int = 20) -> np.ndarray:
     """(p,) the factor on the draws with which 90 % intervals will cover 90 % of cells.
 
-    It is found on held-out cells around one chain's centre (s_1) and around the average of two (s_2);
-    the squared width goes as a + b / K in the number of chains, which gives it for all of them.
+    It is found on held-out cells around the average of two chains' centres. The squared width goes as
+    a + b / K in the number of chains; how much two chains need less than one, pooled over columns (a column's
+    own is mostly chance), gives it for all of them.
     """
-    space, p = correction.space, pair.raw.shape[1]
+    space, p, counts = correction.space, pair.raw.shape[1], pair.counts[:, : pair.raw.shape[1]]
     one, two = (centre(space, found, told)[:, :p] for told in pair.told)
     tails = _tails(correction, pair.told[0], pair.keys, draws, p)
-    single = _factor(space, one, tails, pair.raw, pair.counts[:, :p]) ** 2
-    double = _factor(space, (one + two) / 2, tails, pair.raw, pair.counts[:, :p]) ** 2
-    slope = 2 * np.clip(single - double, 0, None)
-    return np.asarray(np.sqrt(np.clip(single - slope * (1 - 1 / pair.chains), 0.15 * single, None)))
+    single, double = (
+        _factor(space, middle, tails, pair.raw, counts) ** 2 for middle in (one, (one + two) / 2)
+    )
+    share = float((double / single) @ counts.sum(0) / max(counts.sum(), 1)) if counts.any() else 1.0
+    slope = 2 * float(np.clip(1 - share, 0, 0.45))
+    return np.asarray(np.sqrt(double * (1 - slope * (1 - 1 / pair.chains)) / (1 - slope / 2)))
 
 
 def _tails(correction: Correction, told: Told, keys: Keys, draws: int, p: int) -> list[np.ndarray]:
@@ -223,7 +228,9 @@ def _factor(
     return np.where(coverage[0] > 0.9, factors[score.argmin(0)], reached)
 
 
-def _weights(said: np.ndarray, error: np.ndarray, counts: np.ndarray, chains: int) -> np.ndarray:
+def _weights(
+    said: np.ndarray, error: np.ndarray, counts: np.ndarray, chains: int, times: int = 1
+) -> np.ndarray:
     """(p,) the weight w, 0 to 1, for which m + w d errs least in the mean square, when guesses m and
     corrections d will be averaged over K chains.
 
@@ -234,19 +241,23 @@ def _weights(said: np.ndarray, error: np.ndarray, counts: np.ndarray, chains: in
     Args:
         said, error: (2, n, p), d and x - m of the two chains.
         counts: (n, p) cells that count.
+        times: how often the rows are repeated, one block after the other.
     """
     said, error = np.where(counts, said, 0).astype(float), np.where(counts, error, 0).astype(float)
 
     def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        within = (a[0] * b[0] + a[1] * b[1]).sum(0) / 2
-        across = (a[0] * b[1] + a[1] * b[0]).sum(0) / 2
+        within = (a[0] * b[0] + a[1] * b[1]) / 2
+        across = (a[0] * b[1] + a[1] * b[0]) / 2
         return np.asarray(within / chains + across * (1 - 1 / chains))
 
-    gain, square = product(said, error), product(said, said).clip(min=0)
-    # A column with few cells leans on all columns together, as if it had 50 cells more.
-    common = np.clip(gain.sum() / max(square.sum(), 1e-12), 0, 1)
+    gains, square = product(said, error), product(said, said).sum(0).clip(min=0)
+    # A column with few cells leans on all columns together, as if it had 50 cells more; and all columns
+    # together on their gain less two standard errors: it is the network that must earn trust. A row is
+    # hidden from several times, which makes it no more than one row's evidence.
+    by_row = gains.sum(1).reshape(times, -1).sum(0)
+    common = np.clip((gains.sum() - 2 * np.sqrt((by_row**2).sum())) / max(square.sum(), 1e-12), 0, 1)
     typical = 50 * square.sum() / max(counts.sum(), 1) + 1e-12
-    return np.asarray(np.clip((gain + typical * common) / (square + typical), 0, 1))
+    return np.asarray(np.clip((gains.sum(0) + typical * common) / (square + typical), 0, 1))
 
 
 def interval(draws: np.ndarray, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
