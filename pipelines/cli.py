@@ -215,6 +215,42 @@ def train(
 
 
 @verb(app)
+def evaluate(
+    real: Annotated[Path, typer.Argument(metavar="REAL", help="The table that it was made from.")],
+    synthetic: Annotated[Path, typer.Argument(metavar="SYNTHETIC", help="The table to be judged.")],
+    run: Run,
+    table: TableWords,
+    *,
+    output: Output,
+    holdout: Annotated[
+        Path | None, typer.Option(metavar="TABLE", help="Like REAL, never seen by the model.")
+    ] = None,
+    target: Annotated[Text, typer.Option(metavar="COLUMN", help="Predict this; else guessed.")] = None,
+    rows: Annotated[int, typer.Option(metavar="N", min=1, help="Rows of each, at most.")] = 20_000,
+) -> None:
+    """Is a synthetic table like the real one, is it useful, and does it give people away?"""
+    from .evaluating import evaluate
+    from .options import domain_for
+
+    domain, _ = domain_for(real, **vars(table))
+    with run.console.progress() as progress:
+        done = evaluate(
+            real,
+            synthetic,
+            output,
+            domain=domain,
+            holdout=holdout,
+            target=target,
+            rows=rows,
+            seed=run.seed,
+            overwrite=run.overwrite,
+            progress=progress,
+        )
+    run.console.warn(*done.warnings)
+    run.console.result({"verb": "evaluate", "folder": done.folder, **done.facts}, *done.lines)
+
+
+@verb(app)
 def info(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder.")],
     run: Run,

@@ -21,8 +21,8 @@ LEVELS_AT_MOST = 250
 """Beyond, the codes of a category (which go by frequency) are split like numbers."""
 TARGET_WORDS = frozenset(
     ["target", "label", "class", "outcome", "diagnosis", "result", "response", "y", "survived", "survival"]
-    + ["death", "died", "mortality", "income", "default", "churn", "disease", "status", "readmitted", "event"]
-)
+) | frozenset(["death", "died", "mortality", "income", "default", "churn", "disease", "readmitted"])
+"""Words of a header that name what is to be predicted."""
 TARGETS = 4
 """Columns that stand in for a target when there is none."""
 JUDGED = 1000
