@@ -17,7 +17,7 @@ from ..shared.artifacts import swap_in, tool_version
 from ..shared.errors import Fault, InputError
 from ..shared.files import explained, locked, partial_of, refuse_existing, remove
 from .manifest import sha256_of, write_json
-from .report import described, facts_of, page
+from .report import facts_of, nearest_pairs, page
 
 Progress = Callable[[str, float], None]
 ROWS = 20_000
@@ -117,7 +117,7 @@ def evaluate(
         partial = partial_of(out)
         remove(partial)
         partial.mkdir(parents=True)
-        write(partial, facts, pair, found, seed)
+        write(partial, facts, pair, found, tables, seed)
         swap_in(partial, out)
     return Evaluation(str(out), facts, pair.warnings, tuple(lines(facts, out)))
 
@@ -174,14 +174,18 @@ def about(tables: dict[str, Read], pair: Pair, rows: int, seed: int) -> dict[str
     }
 
 
-def write(folder: Path, facts: dict[str, Any], pair: Pair, found: Assessment, seed: int) -> None:
+def write(
+    folder: Path, facts: dict[str, Any], pair: Pair, found: Assessment, tables: dict[str, Read], seed: int
+) -> None:
     """Both pages and the figures."""
+    at = [[int(row) for row in tables[role].frame.index] for role in ("synthetic", "real")]
     pictures = {"distributions": distributions(pair)}
     pictures["maps"] = maps(pair) if len(pair.places) > 1 else b""
     attacks = found.privacy.attacks if found.privacy else ()
     pictures["attacks"] = attack_rates(attacks) if attacks else b""
     shared = page(facts, {**pictures, "embedding": embedding(pair, seed, shown=True)})
-    internal = page(facts, {**pictures, "embedding": embedding(pair, seed, shown=False)}, described(found))
+    dots = {**pictures, "embedding": embedding(pair, seed, shown=False)}
+    internal = page(facts, dots, nearest_pairs(found, *at))
     (folder / SHARE).write_text(shared, encoding="utf-8")
     (folder / INTERNAL).write_text(internal, encoding="utf-8")
     write_json(folder / FACTS, facts)

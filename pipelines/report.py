@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
@@ -192,43 +191,32 @@ def verdict(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _privacy_verdict(found: Mapping[str, Any] | None, why_not: str) -> dict[str, Any]:
     if found is None:
-        return {
-            "level": "none",
-            "title": "Privacy cannot be assessed",
-            "words": [why_not, "Give people who were held out before training: --holdout."],
-        }
-    power = _power_words(found)
-    copies = found["copies"]
-    blind = (
-        []
-        if copies["detector_sees"]
-        else [
-            "The detector of copies is nearly blind in this table: of copies that were planted to try it, it found "
-            f"{percent(min(rate['share'] for rate in list(copies['planted'].values())[:2]))}."
-        ]
-    )
-    if found["leaks"]:
-        named = "; ".join(found["leaks"][:4]) + (
-            f"; and {len(found['leaks']) - 4} more" if len(found["leaks"]) > 4 else ""
-        )
+        advice = "Give people who were held out before training: --holdout."
+        return {"level": "none", "title": "Privacy cannot be assessed", "words": [why_not, advice]}
+    blind = _blind_words(found["copies"])
+    leaks, tests = found["leaks"], found["tests"]
+    if leaks:
+        more = f"; and {len(leaks) - 4} more" if len(leaks) > 4 else ""
+        words = [f"{len(leaks)} of {tests} tests found a leak: {'; '.join(leaks[:4])}{more}."]
+        words += ["Treat the synthetic table like the real one.", *blind]
         return {
             "level": "bad",
             "title": "The synthetic table gives away people of the real one",
-            "words": [
-                f"{len(found['leaks'])} of {found['tests']} tests found a leak: {named}.",
-                "Treat the synthetic table like the real one.",
-                *blind,
-            ],
+            "words": words,
         }
-    return {
-        "level": "look" if blind else "good",
-        "title": "No leak found",
-        "words": [
-            f"No leak found by these {found['attacks']} attacks ({found['tests']} tests) at this power.",
-            *power,
-            *blind,
-        ],
-    }
+    words = [f"No leak found by these {found['attacks']} attacks ({tests} tests) at this power."]
+    words += [*_power_words(found), *blind]
+    return {"level": "look" if blind else "good", "title": "No leak found", "words": words}
+
+
+def _blind_words(copies: Mapping[str, Any]) -> list[str]:
+    if copies["detector_sees"]:
+        return []
+    worst = min(rate["share"] for rate in list(copies["planted"].values())[:2])
+    return [
+        "The detector of copies is nearly blind in this table: of copies that were planted to try it, "
+        f"it found {percent(worst)} of one sort."
+    ]
 
 
 def _power_words(found: Mapping[str, Any]) -> list[str]:
@@ -252,10 +240,10 @@ def _fidelity_verdict(measures: Mapping[str, Any], reference: str) -> dict[str, 
         "bad": "Easily told from the real table",
     }[level]
     words = [
-        f"Single columns agree to {percent(columns[0])} ({reference}: {percent(columns[1])}), pairs of columns "
-        f"to {percent(pairs[0])} ({percent(pairs[1])}).",
-        f"Shown a real and a synthetic row, a trained classifier picks the synthetic one {100 * auc[0]:.0f} times "
-        f"in 100 (50 is guessing; {reference}: {100 * auc[1]:.0f}).",
+        f"Single columns agree to {percent(columns[0])} ({reference}: {percent(columns[1])}), pairs of "
+        f"columns to {percent(pairs[0])} ({percent(pairs[1])}).",
+        "Shown a real and a synthetic row, a trained classifier picks the synthetic one "
+        f"{100 * auc[0]:.0f} times in 100 (50 is guessing; {reference}: {100 * auc[1]:.0f}).",
     ]
     if auc[0] < 0.45:
         words.append(
@@ -280,8 +268,8 @@ def _utility_verdict(targets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "bad": "Models learn much less from it than from real rows",
     }[level]
     words = [
-        f"Predicting {t['target']} on real people: {t['measure']} {t['values'][0]:.3f} when trained on synthetic "
-        f"rows, {t['values'][1]:.3f} when trained on real ones."
+        f"Predicting {t['target']} on real people: {t['measure']} {t['values'][0]:.3f} when trained on "
+        f"synthetic rows, {t['values'][1]:.3f} when trained on real ones."
         for t in targets
     ]
     return {"level": level, "title": title, "words": words}
@@ -355,14 +343,16 @@ EXPLAIN = {
 }
 
 
-def described(found: Assessment) -> dict[str, Any]:
-    """The rows that look most like copies, by position, for the internal page."""
-    if found.privacy is None:
-        return {"pairs": []}
+def nearest_pairs(found: Assessment, synthetic: Sequence[int], real: Sequence[int]) -> dict[str, Any]:
+    """The rows that look most like copies, for the internal page.
+
+    Args:
+        synthetic, real: position in its file of every row that took part, from 0.
+    """
+    pairs = found.privacy.copies.pairs if found.privacy else ()
     return {
         "pairs": [
-            {"synthetic": made + 1, "real": real + 1, "apart": rounded(apart)}
-            for made, real, apart in found.privacy.copies.pairs
-        ],
-        "copies": asdict(found.privacy.copies.near_training),
+            {"synthetic": int(synthetic[made]) + 1, "real": int(real[row]) + 1, "apart": rounded(apart)}
+            for made, row, apart in pairs
+        ]
     }

@@ -9,7 +9,8 @@ in Synthetic Data", written anew from the paper.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -26,8 +27,8 @@ TOLERANCE = 0.1
 """A guessed number is right within so many standard deviations."""
 LINKED = 5
 """Neighbours that a linking attacker looks at."""
-GUESSES = 1000
-"""Descriptions tried that might fit one person alone."""
+ALONE, GUESSES = 500, 5000
+"""Descriptions that fit one synthetic row alone: how many are wanted, and how many are tried to find them."""
 WORDS = 4
 """Columns in such a description."""
 
@@ -182,15 +183,15 @@ def single_out(pair: Pair, seed: int, tests: int = 1) -> Attack | None:
     n = min(len(pair.real), len(pair.holdout))
     crowds = [_cells(pair, take(table, some(table, n, rng))) for table in (pair.real, pair.holdout)]
     synthetic = _cells(pair, take(pair.synthetic, some(pair.synthetic, n, rng)))
-    made = [described(pair, synthetic, rng) for _ in range(GUESSES)]
-    alone = [d for d in made if d is not None and d.fits(synthetic) == 1]
+    made = (described(pair, synthetic, rng) for _ in range(GUESSES))
+    alone = list(islice((d for d in made if d is not None and d.fits(synthetic) == 1), ALONE))
     if not alone:
         return None
     blind = [d for d in (described(pair, synthetic, rng, mixed=True) for _ in alone) if d is not None]
     hits = [np.array([d.fits(crowd) == 1 for d in alone]) for crowd in crowds]
     hits.append(np.array([d.fits(crowds[0]) == 1 for d in blind]))
     found = _attack("singling-out", "singling out", "", hits, tests)
-    return Attack(**{**vars(found), "p": discordant(hits[0], hits[1])})
+    return replace(found, p=discordant(hits[0], hits[1]))
 
 
 def _cells(pair: Pair, coded: Coded) -> dict[str, np.ndarray]:

@@ -12,6 +12,8 @@ import pandas as pd
 from ....shared.errors import EbbtideError, Fault, InputError
 from ..codec import Coded, Column, TableCodec
 
+FEWEST = 20
+"""Rows that every table must have."""
 OVERLAP = 0.5
 """A holdout of which more than this share are rows of the real table is no holdout."""
 
@@ -127,18 +129,22 @@ def encode_pair(
         missing, kinds, decimal: of the real table; see `TableCodec`.
 
     Raises:
-        InputError: columns that lack, cells that cannot be read, nothing to compare, or a holdout that is a
-            part of the real table.
+        InputError: too few rows, columns that lack, cells that cannot be read, nothing to compare, or a
+            holdout that is a part of the real table.
     """
+    given = {"real": real, "synthetic": synthetic} | ({} if holdout is None else {"holdout": holdout})
+    for role, frame in given.items():
+        if len(frame) < FEWEST:
+            what = f"{len(frame)} rows are too few to compare, {FEWEST} are needed"
+            raise InputError("too-few-rows", what, role.upper(), "give more rows")
     codec = TableCodec(missing, kinds=kinds, decimal=decimal).fit(real)
     columns = tuple(column for column in codec.columns_ if column.modelled)
     if not columns:
         raise InputError(
             "nothing-to-compare", "no column can be compared: all are ids, text or empty", "REAL"
         )
-    given = {"synthetic": synthetic} if holdout is None else {"synthetic": synthetic, "holdout": holdout}
     coded, unseen = {}, {}
-    for role, frame in given.items():
+    for role, frame in list(given.items())[1:]:
         coded[role], unseen[role] = encode_as(codec, frame, role.upper())
     left_out = tuple(column.name for column in codec.columns_ if not column.modelled)
     pair = Pair(columns, codec.encode(real), coded["synthetic"], coded.get("holdout"), left_out, unseen)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 HELD = "#22313f"
 TEN = 10
 """A group of fewer real people is not shown."""
-PANELS, LEVELS, BARS = 24, 8, 20
+PANELS, LEVELS, BARS = 24, 8, 30
 MAPPED = 40
 """Columns of an association map at most."""
 DOTS = 1500
@@ -178,7 +178,9 @@ def embedding(pair: Pair, seed: int, *, shown: bool) -> bytes:
     flat = {role: _flat(project.transform(space.points(table))) for role, table in pair.tables().items()}
     limits = np.quantile(flat["real"], [0.005, 0.995], axis=0)
     pad = 0.08 * (limits[1] - limits[0]) + 1e-6
-    grid = [np.linspace(limits[0, k] - pad[k], limits[1, k] + pad[k], 26) for k in range(2)]
+    # Squares wide enough that most of them hold TEN people, however few there are.
+    squares = int(np.clip(np.sqrt(min(len(points) for points in flat.values()) / 8), 6, 25)) if shown else 25
+    grid = [np.linspace(limits[0, k] - pad[k], limits[1, k] + pad[k], squares + 1) for k in range(2)]
     made = figure(3.7 * len(flat), 3.6)
     panels: Any = made.subplots(1, len(flat), squeeze=False).ravel()
     rng = np.random.default_rng([seed, 41])
@@ -186,7 +188,8 @@ def embedding(pair: Pair, seed: int, *, shown: bool) -> bytes:
         if shown:
             count = np.histogram2d(points[:, 0], points[:, 1], grid)[0].T
             share = np.where(count < TEN, np.nan, count / len(points))
-            axes.pcolormesh(*grid, share, cmap="Reds" if role == "synthetic" else "Blues", vmin=0)
+            top = 1.2 * np.histogram2d(*flat["real"].T, grid)[0].max() / len(flat["real"])
+            axes.pcolormesh(*grid, share, cmap="Reds" if role == "synthetic" else "Blues", vmin=0, vmax=top)
         else:
             few = points[rng.permutation(len(points))[:DOTS]]
             axes.plot(few[:, 0], few[:, 1], ".", ms=2.5, alpha=0.5, color=_color(role))
