@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..codec import Coded
-from .intervals import Rate, fewest_copies, share_above
+from .intervals import Rate, fewest_copies, more_often
 from .pair import Pair, row_keys, some, stacked, take
 from .spaces import Space, nearest
 
@@ -19,6 +19,8 @@ FLAGGED = 0.005
 STRICTER = (1.0, 0.25, 0.0)
 """The test looks at rows below these parts of the threshold too, the last being equal rows: the nearer the
 copies, the fewer rows are there by chance."""
+ATOM = 0.05
+"""A number that so many people share is an atom of its column's distribution."""
 PLANTED = 400
 """Copies planted of each sort."""
 
@@ -38,7 +40,8 @@ class Copies:
         near_holdout: suspiciously near a held-out person, which chance alone brings about.
         expected: share of suspicious rows that would be near training people if nothing was copied.
         holdout_flagged: held-out people that the detector flags (they are copies of nobody).
-        p: that training people are as near as held-out ones (binomial, one-sided; Bonferroni over STRICTER).
+        p: that training people have suspicious rows near them more often than held-out ones (Fisher on
+            people, so that many rows near one person count once; Bonferroni over STRICTER).
         hit_rates: share of the planted copies that was found, by sort of copy.
         smallest: the smallest share of copied rows that would have been seen four times in five.
         pairs: (synthetic row, training row, distance as a share of the usual) of the most suspicious, by
@@ -81,7 +84,7 @@ def find_copies(pair: Pair, seed: int, tests: int = 1) -> Copies:
     counts = [
         [int(((ratio <= part * threshold) & (kind == of)).sum()) for of in (1, -1)] for part in STRICTER
     ]
-    p = min(share_above(training, training + held, expected) for training, held in counts)
+    p = min(crowd.approached(owner[ratio <= part * threshold]) for part in STRICTER)
     training, held = counts[0]
     flagged = int((crowd.held_ratio <= threshold).sum())
     hits = planted_hits(pair, space, crowd, threshold, np.random.default_rng([seed, 21]))
@@ -151,8 +154,26 @@ class Crowd:
         return _ratio(without)
 
     def threshold(self) -> float:
-        """What a share of FLAGGED of the held-out people do not pass; below all of them when they are few."""
-        return float(np.quantile(self.held_ratio, FLAGGED, method="lower"))
+        """Below it lies a share of FLAGGED of the held-out people.
+
+        Where fewer than two of them would, it is read off the lowest tenth, whose shares fall as a power of
+        the ratio (its exponent by Hill 1975): else one odd person would set it.
+        """
+        ordered = np.sort(self.held_ratio)
+        if FLAGGED * len(ordered) >= 2:
+            return float(np.quantile(ordered, FLAGGED, method="lower"))
+        tail = max(5, len(ordered) // 10)
+        if ordered[0] <= 0 or ordered[tail] <= ordered[0]:
+            return float(ordered[0])
+        exponent = tail / np.log(ordered[tail] / ordered[:tail]).sum()
+        return float(ordered[tail] * (FLAGGED * len(ordered) / tail) ** (1 / exponent))
+
+    def approached(self, owners: np.ndarray) -> float:
+        """One-sided p that the people at `owners` are of the training table more often than chance has it."""
+        near = np.zeros(len(self.kind), bool)
+        near[owners] = True
+        rates = [Rate(int(near[self.kind == of].sum()), int((self.kind == of).sum())) for of in (1, -1)]
+        return more_often(rates[0], rates[1])
 
     def look(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(n,) how suspicious points are (0: a copy, 1: as far from the nearest person as from the fifth),
@@ -170,7 +191,8 @@ def _ratio(apart: np.ndarray) -> np.ndarray:
 def planted_hits(
     pair: Pair, space: Space, crowd: Crowd, threshold: float, rng: np.random.Generator
 ) -> dict[str, Rate]:
-    """How many planted copies of training rows the detector finds, and finds near the right kind."""
+    """How many planted copies of training rows the detector finds. Those of rows that some held-out person
+    has as well are never found: they could be chance."""
     chosen = take(pair.real, some(pair.real, PLANTED, rng))
     sorts = {
         "exact": chosen,
@@ -181,17 +203,22 @@ def planted_hits(
     found = {}
     for sort, copies in sorts.items():
         ratio, owner = crowd.look(space.points(copies))
-        hit = (ratio <= threshold) & (crowd.kind[owner] >= 0)
+        hit = (ratio <= threshold) & (crowd.kind[owner] == 1)
         found[sort] = Rate(int(hit.sum()), len(hit))
     return found
 
 
 def jittered(pair: Pair, coded: Coded, share: float, rng: np.random.Generator) -> Coded:
-    """Numbers moved by normal noise of a share of their standard deviation, and rounded as the column is."""
+    """Numbers moved by normal noise of a share of their standard deviation, and rounded as the column is.
+
+    Values that many people have in common (ATOM), as the zeros of an income, stay: a model keeps them too.
+    """
     numbers = coded.numbers.copy()
     for place in pair.numbers:
-        spread = np.nanstd(place.of(pair.real))
-        moved = numbers[:, place.at] + share * spread * rng.standard_normal(len(numbers))
+        values, counts = np.unique(place.of(pair.real), return_counts=True)
+        common = np.isin(numbers[:, place.at], values[counts >= ATOM * len(pair.real)])
+        noise = share * np.nanstd(place.of(pair.real)) * rng.standard_normal(len(numbers))
+        moved = numbers[:, place.at] + np.where(common, 0.0, noise)
         decimals = place.column.decimals
         numbers[:, place.at] = moved if decimals is None else np.round(moved, decimals)
     return Coded(numbers, coded.codes)

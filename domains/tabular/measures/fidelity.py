@@ -87,9 +87,16 @@ def contingency_similarity(
 
 
 def binned(values: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """(n,) int64 codes of numbers by `BINS` equal parts of the real range, one code below, one at and above
-    its upper end (with the missing), as numpy's `digitize` counts and SDMetrics with it."""
-    return np.digitize(values, np.histogram_bin_edges(real[~np.isnan(real)], BINS))
+    """(n,) int64 codes of numbers by `BINS` equal parts of the real range, the outer ones without end;
+    missing numbers have a code of their own. As SDMetrics' `ContingencySimilarity` cuts continuous columns.
+
+    Example:
+        >>> binned(np.array([-5.0, 0, 4.9, 10, 99, np.nan]), np.array([0.0, 10]))
+        array([ 1,  1,  5, 10, 10, 11])
+    """
+    edges = np.histogram_bin_edges(real[~np.isnan(real)], BINS)
+    edges[0], edges[-1] = -np.inf, np.inf
+    return np.digitize(values, edges)
 
 
 def shape(pair: Pair, other: Coded) -> dict[str, float]:

@@ -15,7 +15,7 @@ from itertools import islice
 import numpy as np
 
 from ..codec import Coded
-from .intervals import Rate, more_often, share_above, smallest_difference
+from .intervals import Rate, more_often, smallest_difference
 from .pair import Pair, Place, some, take
 from .spaces import Space, nearest
 
@@ -29,6 +29,7 @@ LINKED = 5
 """Neighbours that a linking attacker looks at."""
 ALONE, GUESSES = 500, 5000
 """Descriptions that fit one synthetic row alone: how many are wanted, and how many are tried to find them."""
+SHUFFLES = 999
 WORDS = 4
 """Columns in such a description."""
 
@@ -165,11 +166,15 @@ class Description:
 
     def fits(self, cells: dict[str, np.ndarray]) -> int:
         """How many people it fits."""
+        return int(self.who(cells).sum())
+
+    def who(self, cells: dict[str, np.ndarray]) -> np.ndarray:
+        """(n,) bool: whom it fits."""
         who = np.ones(len(next(iter(cells.values()))), bool)
         for place, value, side in zip(self.places, self.values, self.sides, strict=True):
             column = cells[place.name]
             who &= column == value if side == 0 else column >= value if side > 0 else column <= value
-        return int(who.sum())
+        return who
 
 
 def single_out(pair: Pair, seed: int, tests: int = 1) -> Attack | None:
@@ -188,10 +193,11 @@ def single_out(pair: Pair, seed: int, tests: int = 1) -> Attack | None:
     if not alone:
         return None
     blind = [d for d in (described(pair, synthetic, rng, mixed=True) for _ in alone) if d is not None]
-    hits = [np.array([d.fits(crowd) == 1 for d in alone]) for crowd in crowds]
+    fits = [np.stack([d.who(crowd) for d in alone]) for crowd in crowds]
+    hits = [who.sum(1) == 1 for who in fits]
     hits.append(np.array([d.fits(crowds[0]) == 1 for d in blind]))
     found = _attack("singling-out", "singling out", "", hits, tests)
-    return replace(found, p=discordant(hits[0], hits[1]))
+    return replace(found, p=relabelled(*fits, rng))
 
 
 def _cells(pair: Pair, coded: Coded) -> dict[str, np.ndarray]:
@@ -218,7 +224,21 @@ def described(
     return Description(tuple(chosen), values, sides)
 
 
-def discordant(attack: np.ndarray, control: np.ndarray) -> float:
-    """One-sided exact p (McNemar) that the same descriptions single out real people more often."""
-    only_attack, only_control = int((attack & ~control).sum()), int((~attack & control).sum())
-    return share_above(only_attack, only_attack + only_control, 0.5)
+def relabelled(real: np.ndarray, held: np.ndarray, rng: np.random.Generator) -> float:
+    """One-sided p that descriptions single out real people more often than held-out ones.
+
+    Nobody would notice if the people of both tables changed places, unless the descriptions were made from
+    the one: exact by permutation of the people, however alike the descriptions are.
+
+    Args:
+        real, held: (d, n) bool, whom each description fits.
+    """
+    both = np.concatenate([real, held], axis=1).astype(np.float32)
+    n, total = real.shape[1], both.sum(1, keepdims=True)
+    side = np.zeros((both.shape[1], SHUFFLES + 1), dtype=np.float32)
+    side[:n, 0] = 1
+    for shuffle in range(1, SHUFFLES + 1):
+        side[rng.permutation(len(side))[:n], shuffle] = 1
+    inside = both @ side
+    excess = (inside == 1).sum(0) - (total - inside == 1).sum(0)
+    return float((excess >= excess[0]).mean())

@@ -95,13 +95,6 @@ def more_often(attack: Rate, control: Rate) -> float:
     return float(fisher_exact(table, alternative="greater").pvalue)
 
 
-def share_above(successes: int, trials: int, chance: float) -> float:
-    """One-sided p of the binomial test that successes are more frequent than `chance`."""
-    from scipy.stats import binomtest
-
-    return float(binomtest(successes, trials, chance, alternative="greater").pvalue) if trials else 1.0
-
-
 def holm(p: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values: below ALPHA with a chance of at most ALPHA when nothing leaks, all together.
 
@@ -137,7 +130,7 @@ def smallest_area(members: int, others: int, tests: int) -> float:
 
 
 def fewest_copies(background: float, chance: float, hit_rate: float, tests: int) -> int:
-    """How many copies `share_above` finds out with POWER, when `background` records are flagged anyhow.
+    """How many copies are found out with POWER, when `background` records are flagged anyhow (binomial).
 
     Args:
         chance: share of the flagged that lie near training people when nothing was copied.
