@@ -251,6 +251,26 @@ def evaluate(
 
 
 @verb(app)
+def card(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A table, a card, or a folder of cards.")],
+    run: Run,
+    table: TableWords,
+    *,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="YAML", help="Where a draft goes.")
+    ] = None,
+) -> int:
+    """Draft the data card of a table; or check cards, and make README and Croissant file of them."""
+    from .carding import card
+    from .options import domain_for
+
+    domain = domain_for(path, **vars(table))[0] if path.is_file() else None
+    done = card(path, domain=domain, out=output, overwrite=run.overwrite)
+    run.console.result({"verb": "card", "ok": done.exit_code == 0, **done.facts}, *done.lines)
+    return done.exit_code
+
+
+@verb(app)
 def info(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder.")],
     run: Run,
