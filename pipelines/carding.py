@@ -215,13 +215,12 @@ def table_faults(card: Mapping[str, Any], place: Path, where: str) -> Iterator[F
     if (rows := domain.survey(place).items) != card["rows"]:
         yield Fault("card-stale", f"the table has {rows} rows", f"{where}, rows", f"write {rows}")
     _, missing = described(place, domain)
-    if list(missing) != list(card["columns"]):
-        lacking = [name for name in missing if name not in card["columns"]]
-        extra = [name for name in card["columns"] if name not in missing]
+    lacking = [name for name in missing if name not in card["columns"]]
+    extra = [name for name in card["columns"] if name not in missing]
+    if lacking or extra:
         told = [f"the table also has {', '.join(lacking)}"] if lacking else []
         told += [f"the table has no {', '.join(extra)}"] if extra else []
-        what = " and ".join(told) or "the table has them in another order"
-        yield Fault("card-stale", what, f"{where}, columns", "correct the names")
+        yield Fault("card-stale", " and ".join(told), f"{where}, columns", "correct the names")
         return
     for name, count in missing.items():
         if count != card["columns"][name]["missing"]:

@@ -232,6 +232,14 @@ def test_counts_are_compared_with_the_table(table: Path) -> None:
     assert any("dose, missing: the column lacks 20 cells; write 20" in fault for fault in found_faults)
 
 
+def test_columns_are_compared_by_name(table: Path) -> None:
+    card(table)
+    found = filled(table.parent / "card.yaml")
+    found["columns"]["dosis"] = found["columns"].pop("dose")
+    (table.parent / "card.yaml").write_text(yaml.safe_dump(found))
+    assert "the table also has dose and the table has no dosis" in str(card(table.parent).faults[0])
+
+
 def test_a_file_outside_of_the_folder_is_not_read(table: Path) -> None:
     card(table)
     found = filled(table.parent / "card.yaml")
