@@ -96,7 +96,7 @@ def binned(values: np.ndarray, real: np.ndarray) -> np.ndarray:
     """
     edges = np.histogram_bin_edges(real[~np.isnan(real)], BINS)
     edges[0], edges[-1] = -np.inf, np.inf
-    return np.digitize(values, edges)
+    return np.asarray(np.digitize(values, edges))
 
 
 def shape(pair: Pair, other: Coded) -> dict[str, float]:

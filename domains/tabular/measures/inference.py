@@ -197,7 +197,7 @@ def single_out(pair: Pair, seed: int, tests: int = 1) -> Attack | None:
     hits = [who.sum(1) == 1 for who in fits]
     hits.append(np.array([d.fits(crowds[0]) == 1 for d in blind]))
     found = _attack("singling-out", "singling out", "", hits, tests)
-    return replace(found, p=relabelled(*fits, rng))
+    return replace(found, p=relabelled(fits[0], fits[1], rng))
 
 
 def _cells(pair: Pair, coded: Coded) -> dict[str, np.ndarray]:

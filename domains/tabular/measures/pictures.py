@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HELD = "#22313f"
+LINES: dict[str, tuple[float, str, Any]] = {"synthetic": (1.8, FILLED, "-"), "holdout": (1.1, HELD, "--")}
+"""Width, colour and dashes of the lines over the real bars."""
 TEN = 10
 """A group of fewer real people is not shown."""
 PANELS, LEVELS, BARS = 24, 8, 30
@@ -99,10 +101,8 @@ def number_panel(axes: Axes, pair: Pair, place: Place) -> None:
         if role == "real":
             axes.bar(bins[:-1], share, np.diff(bins), align="edge", color=OBSERVED)
         else:
-            style = (
-                {"color": FILLED, "lw": 1.7} if role == "synthetic" else {"color": HELD, "lw": 1, "ls": "--"}
-            )
-            axes.stairs(share, bins, **style)
+            width, color, dashes = LINES[role]
+            axes.stairs(share, bins, color=color, lw=width, ls=dashes)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     if place.column.kind == "datetime":
@@ -130,8 +130,8 @@ def level_panel(axes: Axes, pair: Pair, place: Place) -> None:
         if role == "real":
             axes.barh(height, share, 0.7, color=OBSERVED)
         else:
-            width, color, style = (2.2, FILLED, "-") if role == "synthetic" else (1.2, HELD, "--")
-            axes.vlines(share, height - 0.38, height + 0.38, color=color, lw=width, linestyles=style)
+            width, color, dashes = LINES[role]
+            axes.vlines(share, height - 0.38, height + 0.38, color=color, lw=width, linestyles=dashes)
     axes.set_yticks(height, [*names, "others"] if rest else names, fontsize=8)
     axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
 
@@ -186,9 +186,9 @@ def embedding(pair: Pair, seed: int, *, shown: bool) -> bytes:
     rng = np.random.default_rng([seed, 41])
     for axes, (role, points) in zip(panels, flat.items(), strict=True):
         if shown:
-            count = np.histogram2d(points[:, 0], points[:, 1], grid)[0].T
-            share = np.where(count < TEN, np.nan, count / len(points))
-            top = 1.2 * np.histogram2d(*flat["real"].T, grid)[0].max() / len(flat["real"])
+            share = _squares(points, grid)
+            share = np.where(share * len(points) < TEN - 0.5, np.nan, share)
+            top = 1.2 * _squares(flat["real"], grid).max()
             axes.pcolormesh(*grid, share, cmap="Reds" if role == "synthetic" else "Blues", vmin=0, vmax=top)
         else:
             few = points[rng.permutation(len(points))[:DOTS]]
@@ -200,6 +200,13 @@ def embedding(pair: Pair, seed: int, *, shown: bool) -> bytes:
         axes.set_yticks([])
         plain(axes)
     return png(made)
+
+
+def _squares(points: np.ndarray, grid: Sequence[np.ndarray]) -> np.ndarray:
+    """(rows, columns) share of the points in every square of the grid."""
+    edges: Any = grid
+    found: np.ndarray = np.histogram2d(points[:, 0], points[:, 1], edges)[0].T / len(points)
+    return found
 
 
 def _flat(points: np.ndarray) -> np.ndarray:

@@ -57,8 +57,8 @@ class Space:
     def _axes(self, place: Place, coded: Coded) -> np.ndarray:
         if not place.is_number:
             codes = coded.codes[:, place.at]
-            levels = np.eye(place.column.cardinality + 1)[codes]  # -1 is the last: missing
-            return levels if self.scaling == "range" else levels * np.sqrt(0.5)
+            levels: np.ndarray = np.eye(place.column.cardinality + 1)[codes]  # -1 is the last: missing
+            return levels if self.scaling == "range" else np.asarray(levels * np.sqrt(0.5))
         values = place.of(coded)
         gone = np.isnan(values)
         axis = np.zeros(len(values))
@@ -71,7 +71,7 @@ class Space:
     @staticmethod
     def _ranged(values: np.ndarray, known: np.ndarray) -> np.ndarray:
         width = known[-1] - known[0]
-        return (values - known[0]) / (width if width > 0 else 1.0)
+        return np.asarray((values - known[0]) / (width if width > 0 else 1.0))
 
 
 def normal_scores(values: np.ndarray, known: np.ndarray) -> np.ndarray:
