@@ -213,9 +213,10 @@ def _blind_words(copies: Mapping[str, Any]) -> list[str]:
     if copies["detector_sees"]:
         return []
     worst = min(rate["share"] for rate in list(copies["planted"].values())[:2])
+    how = "is nearly blind in this table" if worst < 0.5 else "misses some copies in this table"
     return [
-        "The detector of copies is nearly blind in this table: of copies that were planted to try it, "
-        f"it found {percent(worst)} of one sort."
+        f"The detector of copies {how}: of copies that were planted to try it, "
+        f"it found {percent(worst)} of one sort (95 % are wanted)."
     ]
 
 

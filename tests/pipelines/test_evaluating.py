@@ -15,7 +15,7 @@ import pytest
 from ebbtide.domains.tabular import TableOptions, TabularDomain
 from ebbtide.pipelines.cli import main
 from ebbtide.pipelines.evaluating import evaluate
-from ebbtide.pipelines.report import NEVER, _fidelity_verdict, rounded
+from ebbtide.pipelines.report import NEVER, _blind_words, _fidelity_verdict, rounded
 from ebbtide.shared.errors import InputError
 
 
@@ -198,6 +198,14 @@ def test_the_command_line_tells_what_differs(
     said = capsys.readouterr().err.strip()
     assert code == 2 and said.count("\n") == 0
     assert said.startswith("columns-differ:") and "short.csv" in said and "'marker'" in said
+
+
+@pytest.mark.parametrize("share, words", [(0.2, "nearly blind"), (0.9, "misses some copies")])
+def test_a_detector_that_misses_what_was_planted_says_so(share: float, words: str) -> None:
+    planted = {"exact": {"share": 1.0}, "jittered": {"share": share}, "swapped": {"share": 0.1}}
+    said = _blind_words({"detector_sees": False, "planted": planted})[0]
+    assert words in said and f"{100 * share:.1f} %" in said
+    assert _blind_words({"detector_sees": True, "planted": planted}) == []
 
 
 def test_figures_that_are_none_are_null() -> None:
