@@ -11,8 +11,8 @@ model's grid (4 mm); the subjects that its card calls held out are filled, the o
 - `centre`: the same with neighbours (`shared.centre`), the model's starting point;
 - `ebbtide`: the model's conditional mean (one call of the network), and single draws.
 
-PSNR in dB (range 0 to 1) over missing voxels of the brain, mean over subjects ± standard deviation; how many of
-them 90 % intervals (mean ± 1.645 standard deviations of the draws) cover; calls of the network for one answer.
+PSNR in dB (range 0 to 1) over missing voxels of the brain, mean over subjects ± standard deviation; and how many
+of them 90 % intervals (mean ± 1.645 standard deviations of the draws) cover.
 """
 
 from __future__ import annotations

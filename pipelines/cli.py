@@ -288,6 +288,62 @@ def generate(
 
 
 @verb(app)
+def evaluate(
+    real: Annotated[Path, typer.Argument(metavar="REAL", help="The table that it was made from.")],
+    synthetic: Annotated[Path, typer.Argument(metavar="SYNTHETIC", help="The table to be judged.")],
+    run: Run,
+    table: TableWords,
+    *,
+    output: Output,
+    holdout: Annotated[
+        Path | None, typer.Option(metavar="TABLE", help="Like REAL, never seen by the model.")
+    ] = None,
+    target: Annotated[Text, typer.Option(metavar="COLUMN", help="Predict this; else guessed.")] = None,
+    rows: Annotated[int, typer.Option(metavar="N", min=1, help="Rows of each, at most.")] = 20_000,
+) -> None:
+    """Is a synthetic table like the real one, is it useful, and does it give people away?"""
+    from .evaluating import evaluate
+    from .options import domain_for
+
+    domain, _ = domain_for(real, table)
+    with run.console.progress() as progress:
+        done = evaluate(
+            real,
+            synthetic,
+            output,
+            domain=domain,
+            holdout=holdout,
+            target=target,
+            rows=rows,
+            seed=run.seed,
+            overwrite=run.overwrite,
+            progress=progress,
+        )
+    run.console.warn(*done.warnings)
+    run.console.result({"verb": "evaluate", "folder": done.folder, **done.facts}, *done.lines)
+
+
+@verb(app)
+def card(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A table, a card, or a folder of cards.")],
+    run: Run,
+    table: TableWords,
+    *,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="YAML", help="Where a draft goes.")
+    ] = None,
+) -> int:
+    """Draft the data card of a table; or check cards, and make README and Croissant file of them."""
+    from .carding import card
+    from .options import domain_for
+
+    domain = domain_for(path, table)[0] if path.is_file() else None
+    done = card(path, domain=domain, out=output, overwrite=run.overwrite)
+    run.console.result({"verb": "card", "ok": done.exit_code == 0, **done.facts}, *done.lines)
+    return done.exit_code
+
+
+@verb(app)
 def info(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder.")],
     run: Run,

@@ -1,0 +1,200 @@
+"""`ebbtide evaluate REAL SYNTHETIC`: is it like the real table, is it useful, what does it give away?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..domains.tabular import TabularDomain
+from ..domains.tabular.measures import Assessment, Pair, assess, encode_pair
+from ..domains.tabular.measures.pictures import attack_rates, distributions, embedding, maps
+from ..shared.artifacts import swap_in, tool_version
+from ..shared.errors import Fault, InputError
+from ..shared.files import explained, locked, partial_of, refuse_existing, remove
+from .manifest import sha256_of, write_json
+from .report import facts_of, nearest_pairs, page
+
+Progress = Callable[[str, float], None]
+ROWS = 20_000
+"""Rows of each table that are looked at, at most."""
+SHARE, INTERNAL, FACTS = "report_share.html", "report_internal.html", "report.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    Args:
+        folder: where the report is.
+        facts: every figure, rounded, as plain JSON (report.json).
+        warnings: faults that did not stop it.
+        lines: the verdict for a person.
+    """
+
+    folder: str
+    facts: dict[str, Any]
+    warnings: tuple[Fault, ...]
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Read:
+    """A table of a comparison.
+
+    Args:
+        path: its file.
+        frame: the rows that take part.
+        rows: how many rows the file has.
+        decimal: its decimal sign, where known.
+    """
+
+    path: Path
+    frame: pd.DataFrame
+    rows: int
+    decimal: str | None
+
+
+def evaluate(
+    real: Path | str,
+    synthetic: Path | str,
+    out: Path | str,
+    *,
+    domain: TabularDomain,
+    holdout: Path | str | None = None,
+    target: str | None = None,
+    rows: int = ROWS,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Compare a synthetic table with the real one it was made from, and write a report.
+
+    Args:
+        real, synthetic: tables with the same columns; ids and text need not be there.
+        out: the folder to make: `report_share.html` (rounded aggregates), `report_internal.html` (points at
+            rows of the real table) and `report.json`.
+        domain: with what the user said about the real table.
+        holdout: people like those of `real` whom the model never saw; without them privacy is not assessed.
+        target: a column to predict; guessed when None.
+        rows: how many rows of each table are looked at, at most.
+        seed: of every random choice.
+        overwrite: replace `out`.
+        progress: called with the stage and the fraction of it done.
+
+    Raises:
+        InputError: bad data, tables that do not fit each other, or `out` exists.
+    """
+    out = Path(out)
+    refuse_existing(out, overwrite)
+    if out.exists() and any(out.iterdir()) and not (out / FACTS).is_file():
+        raise InputError(
+            "not-a-report",
+            "what is here is not a report and is left alone",
+            str(out),
+            "choose another folder",
+        )
+    tell = progress or (lambda stage, fraction: None)
+    paths = {"real": Path(real), "synthetic": Path(synthetic)}
+    paths |= {} if holdout is None else {"holdout": Path(holdout)}
+    tell("reading", 0.0)
+    tables = {role: read(path, domain, rows, seed, plain=role != "real") for role, path in paths.items()}
+    pair = paired(tables, domain)
+    if target is not None and target not in {place.name for place in pair.places}:
+        raise InputError(
+            "target-unknown",
+            f"there is no column {target!r} to predict",
+            str(real),
+            "name one of its columns",
+        )
+    found = assess(pair, target=target, seed=seed, progress=tell)
+    facts = {"about": about(tables, pair, rows, seed), **facts_of(found)}
+    with locked(out), explained(out):
+        partial = partial_of(out)
+        remove(partial)
+        partial.mkdir(parents=True)
+        write(partial, facts, pair, found, tables, seed)
+        swap_in(partial, out)
+    return Evaluation(str(out), facts, pair.warnings, tuple(lines(facts, out)))
+
+
+def read(path: Path, domain: TabularDomain, rows: int, seed: int, *, plain: bool) -> Read:
+    """The rows of a table that take part.
+
+    Args:
+        plain: do not expect the key column, which a synthetic table has no reason to have.
+    """
+    at = TabularDomain(replace(domain.options, key=None)) if plain else domain
+    survey = at.survey(path)
+    frame = at.sample(path, survey, rows, seed)
+    return Read(path, frame, survey.items, survey.source.decimal if survey.source else None)
+
+
+def paired(tables: dict[str, Read], domain: TabularDomain) -> Pair:
+    """All tables by one encoding."""
+    holdout = tables.get("holdout")
+    try:
+        return encode_pair(
+            tables["real"].frame,
+            tables["synthetic"].frame,
+            None if holdout is None else holdout.frame,
+            missing=domain.options.missing,
+            kinds=domain.kinds(),
+            decimal=tables["real"].decimal,
+        )
+    except InputError as error:
+        fault = error.fault
+        role = fault.where.split(",")[0].lower()
+        where = str(tables[role].path) + fault.where[len(role) :] if role in tables else fault.where
+        raise InputError(fault.code, fault.what, where, fault.remedy) from error
+
+
+def about(tables: dict[str, Read], pair: Pair, rows: int, seed: int) -> dict[str, Any]:
+    """How the report was made: names, counts, versions; never a cell."""
+    gone = {place.name: float(np.isnan(place.of(pair.real)).mean()) for place in pair.places}
+    return {
+        "made_by": f"ebbtide {tool_version()}",
+        "seed": seed,
+        **{
+            role: tables[role].path.name if role in tables else None
+            for role in ("real", "synthetic", "holdout")
+        },
+        "sha256": {role: sha256_of(table.path) for role, table in tables.items()},
+        "rows_in_file": {role: table.rows for role, table in tables.items()},
+        "rows_at_most": rows,
+        "columns": [
+            {"name": p.name, "kind": p.column.kind, "missing": round(gone[p.name], 3)} for p in pair.places
+        ],
+        "left_out": list(pair.left_out),
+        "warnings": [str(fault) for fault in pair.warnings],
+    }
+
+
+def write(
+    folder: Path, facts: dict[str, Any], pair: Pair, found: Assessment, tables: dict[str, Read], seed: int
+) -> None:
+    """Both pages and the figures."""
+    at = [[int(row) for row in tables[role].frame.index] for role in ("synthetic", "real")]
+    pictures = {"distributions": distributions(pair)}
+    pictures["maps"] = maps(pair) if len(pair.places) > 1 else b""
+    attacks = found.privacy.attacks if found.privacy else ()
+    pictures["attacks"] = attack_rates(attacks) if attacks else b""
+    shared = page(facts, {**pictures, "embedding": embedding(pair, seed, shown=True)})
+    dots = {**pictures, "embedding": embedding(pair, seed, shown=False)}
+    internal = page(facts, dots, nearest_pairs(found, *at))
+    (folder / SHARE).write_text(shared, encoding="utf-8")
+    (folder / INTERNAL).write_text(internal, encoding="utf-8")
+    write_json(folder / FACTS, facts)
+
+
+def lines(facts: dict[str, Any], out: Path) -> list[str]:
+    """The verdict, and where the rest is."""
+    told = []
+    for part, found in facts["verdict"].items():
+        told += [f"{part.capitalize()}: {found['title']}.", *(f"  {words}" for words in found["words"])]
+    told.append(f"Wrote {out / SHARE} (rounded aggregates alone) and {out / INTERNAL} (points at real rows).")
+    return told
