@@ -19,6 +19,7 @@ from ..shared.artifacts import swap_in
 from ..shared.files import explained, locked, partial_of, refuse_existing, remove
 from ..shared.noise import Keys
 from .demo_pictures import DISTRIBUTIONS, ERRORS, RESTORED, TRUTH, draw_all
+from .demo_scans import FILLED, GENERATED, PICTURES, scans
 from .imputing import impute_file
 from .manifest import write_json
 
@@ -78,13 +79,19 @@ class Demo:
 
 
 def demo(
-    out: Path | str = "demo", *, seed: int = 0, overwrite: bool = False, progress: Progress | None = None
+    out: Path | str = "demo",
+    *,
+    seed: int = 0,
+    volumes: bool = True,
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> Demo:
-    """Run the demo on the Palmer penguins, bundled with the package.
+    """Run the demo on the Palmer penguins and a model of brains, bundled with the package.
 
     Args:
         out: the folder to make.
         seed: of the holes, the training and the draws.
+        volumes: make volumes too.
         overwrite: replace `out`.
         progress: called with the stage and the fraction of it done.
 
@@ -98,13 +105,17 @@ def demo(
         with explained(work):
             remove(work)
             work.mkdir(parents=True)
+        tell = progress or (lambda stage, fraction: None)
         with one_thread():
-            trial = run(work, seed, progress or (lambda stage, fraction: None))
+            trial = run(work, seed, tell)
+        if volumes:
+            scans(work, seed, lambda stage, fraction: tell(f"brains: {stage}", fraction))
         scores = {method: score(trial, method) for method in trial.filled}
         scores[OURS]["coverage"] = coverage(trial)
         draw_all(trial, scores, work)
         write_json(work / "scores.json", {"seed": seed, "hidden": HIDDEN, "scores": scores})
-        (work / "report.html").write_text(report(trial, scores, work), encoding="utf-8")
+        page = report(trial, scores, work, volumes)
+        (work / "report.html").write_text(page, encoding="utf-8")
         swap_in(work, out)
     lines = [
         f"{int(trial.holes.to_numpy().sum())} known cells of {len(trial.truth)} penguins were hidden "
@@ -114,6 +125,7 @@ def demo(
         "",
         "Errors are in standard deviations of each column. Open report.html, or the pictures beside it:",
         *(f"  {path}" for path in sorted(out.iterdir())),
+        *([f"Brains that nobody has: {out / GENERATED}; a hole filled: {out / FILLED}"] if volumes else []),
     ]
     return Demo(out, scores, tuple(lines))
 
@@ -268,7 +280,7 @@ def table(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
     return lines
 
 
-def report(trial: Trial, scores: Mapping[str, Mapping[str, float]], work: Path) -> str:
+def report(trial: Trial, scores: Mapping[str, Mapping[str, float]], work: Path, volumes: bool) -> str:
     """One page that needs nothing else: the pictures are in it."""
     from base64 import b64encode
 
@@ -279,6 +291,8 @@ def report(trial: Trial, scores: Mapping[str, Mapping[str, float]], work: Path) 
         name.removesuffix(".png"): b64encode((work / name).read_bytes()).decode()
         for name in (RESTORED, TRUTH, DISTRIBUTIONS, ERRORS)
     }
+    for path, name in PICTURES.items() if volumes else ():
+        pictures[name] = b64encode((work / path).read_bytes()).decode()
     page: str = (
         Environment(autoescape=True)
         .from_string(template)
