@@ -68,6 +68,42 @@ class Request:
     all_draws: int = 0
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of a generation.
+
+    Args:
+        count: how many.
+        seed: sample i depends on (seed, i) and the wish alone.
+        condition: name -> words, "70", "60..80" or "F"; what is not named is left to the model.
+        guidance: how strongly to follow the condition; 1 is as trained.
+        steps: denoising steps; None is the model's own.
+    """
+
+    count: int
+    seed: int = 0
+    condition: Mapping[str, str] = field(default_factory=dict)
+    guidance: float = 1.0
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """How a domain would train.
+
+    Args:
+        domain: with all its options decided.
+        text: those options as YAML, with remarks.
+        estimate: minutes, memory_mb, disk_mb.
+        lines: what was seen, for a person.
+    """
+
+    domain: Domain[Any, Any]
+    text: str
+    estimate: Mapping[str, float]
+    lines: tuple[str, ...]
+
+
 class Fitted(Protocol):
     """An encoding and a model, as `train` leaves them behind."""
 
@@ -78,6 +114,14 @@ class Fitted(Protocol):
     @property
     def warnings(self) -> Sequence[Fault]:
         """What a user should know before trusting it."""
+
+    @property
+    def can(self) -> Sequence[str]:
+        """The verbs that it serves: impute, generate."""
+
+    @property
+    def description(self) -> Sequence[str]:
+        """Lines for `info`: what it models, item by item."""
 
     def save(self, folder: Path, *, overwrite: bool = False) -> None:
         """Write the model folder."""
@@ -92,6 +136,10 @@ class Domain(Protocol[Raw, FittedT]):
     @property
     def name(self) -> str:
         """The domain's own ("tabular")."""
+
+    @property
+    def things(self) -> str:
+        """What its items are called ("rows")."""
 
     def check(self, path: Path) -> list[Fault]:
         """Every fault of the data at once."""
@@ -120,6 +168,18 @@ class Domain(Protocol[Raw, FittedT]):
         progress: Progress | None = None,
     ) -> FittedT:
         """Learn the encoding and the model from observed parts alone; `folder` keeps checkpoints."""
+
+    @property
+    def plan_keys(self) -> Sequence[str]:
+        """The keys that a plan of this domain holds, beside those of every plan."""
+
+    def plan(
+        self, path: Path, survey: Survey, sample: Raw, seed: int, progress: Progress | None = None
+    ) -> Planned:
+        """Decide how to train on `sample`, and estimate what it takes by a short probe."""
+
+    def follow(self, found: Mapping[str, Any], where: Path) -> Domain[Raw, FittedT]:
+        """This domain with the options of a plan; those that were said stay. `where` is for errors."""
 
     def load(self, folder: Path) -> FittedT:
         """Read a model folder."""
@@ -152,3 +212,25 @@ class Domain(Protocol[Raw, FittedT]):
 
     def tell(self, counted: Mapping[str, Any]) -> list[str]:
         """The summary in plain words, a line each."""
+
+    def generate(
+        self,
+        fitted: FittedT,
+        wish: Wish,
+        first: int,
+        last: int,
+        folder: Path,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Make samples first ... last - 1 and keep them in `folder` (which exists and is empty). Gives
+        counts, as JSON.
+
+        Raises:
+            InputError: the model cannot generate, or not what is wished.
+        """
+
+    def publish(
+        self, fitted: FittedT, wish: Wish, parts: Sequence[Path], out: Path, facts: Mapping[str, Any]
+    ) -> list[str]:
+        """Write what was generated, with a picture of it, into `out`, each file marked as synthetic with
+        `facts`. Gives the names of the files made."""

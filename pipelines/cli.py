@@ -11,7 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal
@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 import typer
 
 from .console import Console
+from .options import GridWords, TableWords
 from .shell import TERMINATED, Run, attempt, group, verb, verb_fault
 
 app = typer.Typer(
@@ -50,20 +51,6 @@ def root(
     """Generate and complete data by reverse diffusion."""
 
 
-@dataclass(frozen=True)
-class TableWords:
-    """What was said about a table, as it was typed: parameters of `options.domain_for`."""
-
-    missing: str | None
-    kinds: Sequence[str]
-    key: str | None
-    header: bool | None
-    delimiter: str | None
-    encoding: str | None
-    decimal: str | None
-    sheet: str | None
-
-
 Text = str | None
 
 
@@ -75,17 +62,59 @@ def _table(
         list[str] | None, typer.Option(metavar="COLUMN=KIND", help="Where seen wrongly.")
     ] = None,
     key: Annotated[Text, typer.Option(metavar="COLUMN", help="Names the rows, in any order.")] = None,
-    header: Annotated[bool | None, typer.Option(help="Whether line 1 names columns.")] = None,
-    delimiter: Annotated[Text, typer.Option(metavar="SIGN", help="Between the cells of a CSV.")] = None,
-    encoding: Annotated[Text, typer.Option(metavar="NAME", help="Of a CSV's text.")] = None,
-    decimal: Annotated[Text, typer.Option(metavar="SIGN", help="Decimal sign of a CSV.")] = None,
-    sheet: Annotated[Text, typer.Option(metavar="NAME", help="Of an Excel file.")] = None,
+    header: Annotated[bool | None, typer.Option(help="Whether line 1 names columns.", hidden=True)] = None,
+    delimiter: Annotated[
+        Text, typer.Option(metavar="SIGN", help="Between the cells of a CSV.", hidden=True)
+    ] = None,
+    encoding: Annotated[Text, typer.Option(metavar="NAME", help="Of a CSV's text.", hidden=True)] = None,
+    decimal: Annotated[Text, typer.Option(metavar="SIGN", help="Decimal sign of a CSV.", hidden=True)] = None,
+    sheet: Annotated[Text, typer.Option(metavar="NAME", help="Of an Excel file.", hidden=True)] = None,
 ) -> TableWords:
     """The options that say how to read a table; None means as seen in the file."""
-    return TableWords(missing, tuple(kinds or ()), key, header, delimiter, encoding, decimal, sheet)
+    return TableWords(missing, tuple(kinds or ()), None, key, header, delimiter, encoding, decimal, sheet)
 
 
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="A table: CSV, TSV, Parquet or Excel.")]
+@group
+def _grids(
+    *,
+    modalities: Annotated[
+        Text, typer.Option(metavar="NAMES", help='Scans: only these: "T1w,FLAIR".', hidden=True)
+    ] = None,
+    condition: Annotated[
+        Text, typer.Option(metavar="NAMES", help='Scans: tell the model these: "age,sex".')
+    ] = None,
+    size: Annotated[int | None, typer.Option(metavar="PIXELS", min=4, help="Pictures: side.")] = None,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Mirrored too.", hidden=True)] = False,
+    spacing: Annotated[float | None, typer.Option(metavar="MM", help="Scans: of the model's grid.")] = None,
+    covariates: Annotated[
+        Path | None, typer.Option(metavar="TSV", help="Scans: of the subjects.", hidden=True)
+    ] = None,
+    segmentation: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Scans: label maps.", hidden=True)
+    ] = None,
+    assume_spacing: Annotated[
+        bool, typer.Option("--assume-spacing", help="Scans: accept files that lack it.", hidden=True)
+    ] = False,
+    missing_nan: Annotated[
+        bool, typer.Option("--missing-nan", help="Scans: voxels without a number are missing.", hidden=True)
+    ] = False,
+) -> GridWords:
+    """The options that say how to read scans and pictures."""
+    return GridWords(
+        (),
+        size,
+        mirror,
+        modalities,
+        condition,
+        spacing,
+        covariates,
+        segmentation,
+        assume_spacing,
+        missing_nan,
+    )
+
+
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="A table, or a folder of scans or pictures.")]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="A new folder for the results.")]
 Rows = Annotated[int, typer.Option(metavar="N", min=1, help="Rows to learn from, at most.")]
 Statistic = Literal["mean", "median", "mode", "sample"]
@@ -96,6 +125,7 @@ def impute(
     data: Data,
     run: Run,
     table: TableWords,
+    grid: GridWords,
     *,
     output: Output,
     model: Annotated[
@@ -106,15 +136,25 @@ def impute(
     statistic: Annotated[
         Statistic, typer.Option(metavar="NAME", help="mean, median, mode or sample.")
     ] = "mean",
-    columns: Annotated[Text, typer.Option(metavar="NAMES", help='Fill only these: "age,sex".')] = None,
+    columns: Annotated[
+        Text, typer.Option(metavar="NAMES", help='Fill only these: "age,sex".', hidden=True)
+    ] = None,
+    fill: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WHAT", help="A mask, box:9-20,5-9, half:right, thick:2:3, ..."),
+    ] = None,
+    faces: Annotated[
+        bool, typer.Option("--faces", help="Scans: put a removed face back.", hidden=True)
+    ] = False,
     rows: Rows = 50_000,
-    shard: Annotated[Text, typer.Option(metavar="I/N", help="Do the I-th of N parts.")] = None,
-) -> None:
+    shard: Annotated[Text, typer.Option(metavar="I/N", help="Do the I-th of N parts.", hidden=True)] = None,
+) -> int:
     """Fill in what is missing, and say what was filled and how surely."""
     from .imputing import impute_file
     from .options import domain_for, parse_shard
 
-    domain, told = domain_for(data, columns=columns, **vars(table))
+    grid = replace(grid, fill=tuple(fill or ()), faces=faces)
+    domain, told = domain_for(data, replace(table, columns=columns), grid)
     with run.console.progress() as progress:
         done = impute_file(
             data,
@@ -134,15 +174,16 @@ def impute(
         )
     run.console.warn(*done.warnings)
     run.console.result({"verb": "impute", **vars(done)}, *done.lines)
+    return done.exit_code
 
 
 @verb(app)
-def check(data: Data, run: Run, table: TableWords) -> int:
-    """List everything that is wrong with a table, or may be. Exit code 2: something must be mended."""
+def check(data: Data, run: Run, table: TableWords, grid: GridWords) -> int:
+    """List everything that is wrong with the data, or may be. Exit code 2: something must be mended."""
     from .checking import check
     from .options import domain_for
 
-    domain, _ = domain_for(data, **vars(table))
+    domain, _ = domain_for(data, table, grid)
     found = check(data, domain=domain)
     run.console.result({"verb": "check", "ok": found.exit_code == 0, **found.facts}, *found.lines)
     return found.exit_code
@@ -153,15 +194,16 @@ def plan(
     data: Data,
     run: Run,
     table: TableWords,
+    grid: GridWords,
     *,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="YAML", help="The file to make.")],
     rows: Rows = 50_000,
 ) -> None:
-    """Look at a table, decide how to train on it, and write that down to be read and edited."""
+    """Look at the data, decide how to train on it, and write that down to be read and edited."""
     from .options import domain_for
     from .planning import plan
 
-    domain, _ = domain_for(data, **vars(table))
+    domain, _ = domain_for(data, table, grid)
     with run.console.progress() as progress:
         done = plan(
             data,
@@ -172,7 +214,7 @@ def plan(
             overwrite=run.overwrite,
             progress=progress,
         )
-    facts = {"columns": done.options.kinds, "rows": done.rows, "estimate": done.estimate}
+    facts = {"rows": done.rows, "estimate": done.estimate}
     run.console.result({"verb": "plan", "plan": output, **facts}, *done.lines)
 
 
@@ -181,6 +223,7 @@ def train(
     data: Data,
     run: Run,
     table: TableWords,
+    grid: GridWords,
     *,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="MODEL", help="The model folder to make.")
@@ -191,11 +234,11 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
 ) -> None:
-    """Learn from a table, and leave a model that fills others like it."""
+    """Learn from data, and leave a model that fills in others like it and, of scans, generates them."""
     from .options import domain_for
     from .training import train
 
-    domain, told = domain_for(data, **vars(table))
+    domain, told = domain_for(data, table, grid)
     with run.console.progress() as progress:
         done = train(
             data,
@@ -212,6 +255,36 @@ def train(
         )
     run.console.warn(*done.warnings)
     run.console.result({"verb": "train", **vars(done)}, *done.lines)
+
+
+@verb(app)
+def generate(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A folder, or a bundled model: brain-t1."),
+    ],
+    run: Run,
+    *,
+    count: Annotated[int, typer.Option("-n", "--count", metavar="N", help="How many.")] = 16,
+    output: Output,
+    condition: Annotated[
+        Text, typer.Option(metavar="NAME=VALUE", help='"age=60..80,sex=F"; * is as in training.')
+    ] = None,
+    guidance: Annotated[float, typer.Option(metavar="X", help="How strongly to follow it.")] = 1.0,
+    steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Denoising steps.")] = None,
+) -> None:
+    """Make synthetic data, marked as synthetic."""
+    from ..domains import Wish
+    from ..shared.covariates import parse_wish
+    from .generating import generate
+    from .options import domain_of
+
+    folder, domain = domain_of(model)
+    wish = Wish(count, run.seed, parse_wish(condition), guidance, steps)
+    with run.console.progress() as progress:
+        done = generate(folder, output, domain=domain, wish=wish, overwrite=run.overwrite, progress=progress)
+    run.console.warn(*done.warnings)
+    run.console.result({"verb": "generate", **vars(done)}, *done.lines)
 
 
 @verb(app)
@@ -232,7 +305,7 @@ def evaluate(
     from .evaluating import evaluate
     from .options import domain_for
 
-    domain, _ = domain_for(real, **vars(table))
+    domain, _ = domain_for(real, table)
     with run.console.progress() as progress:
         done = evaluate(
             real,
@@ -262,10 +335,8 @@ def card(
 ) -> int:
     """Draft the data card of a table; or check cards, and make README and Croissant file of them."""
     from .carding import card
-    from .options import domain_for
 
-    domain = domain_for(path, **vars(table))[0] if path.is_file() else None
-    done = card(path, domain=domain, out=output, overwrite=run.overwrite)
+    done = card(path, table=table, out=output, overwrite=run.overwrite)
     run.console.result({"verb": "card", "ok": done.exit_code == 0, **done.facts}, *done.lines)
     return done.exit_code
 

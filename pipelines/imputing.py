@@ -7,28 +7,18 @@ the same command again goes on where it stopped; `OUT` appears by one rename whe
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..domains import Domain, Fitted, Request, Survey, Unit
-from ..shared.artifacts import swap_in
+from ..domains import Domain, Fitted, Request, Survey
 from ..shared.errors import Fault, InputError
-from ..shared.files import (
-    explained,
-    flush_to_disk,
-    locked,
-    partial_of,
-    refuse_existing,
-    remove,
-    require_space,
-)
+from ..shared.files import locked, refuse_existing, remove
 from .frames import Imputation, impute
-from .manifest import NAME, manifest, model_sha256, read_json, sha256_of, write_json
+from .manifest import NAME, manifest, model_sha256, sha256_of, write_json
+from .work import Work
 
 __all__ = ["Imputation", "Imputed", "impute", "impute_file"]
 
@@ -57,6 +47,11 @@ class Imputed:
     warnings: tuple[Fault, ...] = ()
     resumed: int = 0
 
+    @property
+    def exit_code(self) -> int:
+        """1 when a part could not be filled, 0 when everything was done."""
+        return 1 if self.summary.get("failed") else 0
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -73,11 +68,12 @@ class _Job:
     last: int = 0
 
     @property
-    def work(self) -> Path:
-        return partial_of(self.out)
+    def work(self) -> Work:
+        return Work(self.out)
 
-    def part(self, start: int) -> Path:
-        return self.work / "parts" / f"{start:012d}"
+    @property
+    def starts(self) -> list[int]:
+        return list(range(self.first, self.last, self.survey.per_unit))
 
 
 def impute_file(
@@ -149,8 +145,7 @@ def impute_file(
             counts, resumed = _fill(job, fitted)
             return _finish(job, fitted, digest, counts, resumed, trained=model is None)
         except BaseException:
-            if not _worth_keeping(job.work):
-                remove(job.work)
+            job.work.put_away()
             raise
 
 
@@ -199,34 +194,7 @@ def _begin(job: _Job, model: Path | str | None, overwrite: bool) -> None:
         "options": dict(job.options),
         "model": None if model is None else model_sha256(Path(model)),
     }
-    held = job.work / "state.json"
-    if job.work.exists() and any(job.work.iterdir()):
-        if held.is_file() and read_json(held) == read_back(state):
-            return
-        if _worth_keeping(job.work) and not overwrite:
-            raise InputError(
-                "unfinished-work",
-                "an unfinished run with other data, options or model lies here",
-                str(job.work),
-                "repeat that command to finish it, or pass --overwrite to throw it away",
-            )
-        remove(job.work)
-    require_space(job.out.parent, 3 * int(job.survey.facts.get("bytes", 0)) + 2**22)
-    with explained(job.work):
-        (job.work / "parts").mkdir(parents=True)
-    write_json(held, state)
-
-
-def _worth_keeping(work: Path) -> bool:
-    """Whether an unfinished run holds a model, part of a training or a finished unit."""
-    folders = (work / "model", work / "training", work / "parts")
-    return any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
-
-
-def read_back(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """`facts` as they will be when read from their JSON."""
-    back: dict[str, Any] = json.loads(json.dumps(facts))
-    return back
+    job.work.begin(state, 3 * int(job.survey.facts.get("bytes", 0)) + 2**22, overwrite)
 
 
 def _is_model(folder: Path) -> bool:
@@ -237,10 +205,10 @@ def _model(job: _Job, model: Path | str | None, rows: int, device: str) -> tuple
     """The model that was given, or one trained now (or trained already, when this run was interrupted)."""
     if model is not None:
         return job.domain.load(Path(model)), model_sha256(Path(model))
-    folder = job.work / "model"
+    folder = job.work.folder / "model"
     if not _is_model(folder):
         raw = job.domain.sample(job.data, job.survey, rows, job.request.seed, job.progress)
-        checkpoints = job.work / "training"
+        checkpoints = job.work.folder / "training"
         fitted: Fitted = job.domain.fit(
             raw,
             seed=job.request.seed,
@@ -256,58 +224,42 @@ def _model(job: _Job, model: Path | str | None, rows: int, device: str) -> tuple
     return job.domain.load(folder), model_sha256(folder)
 
 
-def _starts(job: _Job) -> list[int]:
-    return list(range(job.first, job.last, job.survey.per_unit))
-
-
 def _fill(job: _Job, fitted: Fitted) -> tuple[list[dict[str, Any]], int]:
     """Fill every unit that is not finished yet; give the counts of all, and how many were finished before."""
-    todo = [start for start in _starts(job) if not job.part(start).is_dir()]
-    resumed = len(_starts(job)) - len(todo)
+    todo = job.work.missing(job.starts)
     if todo:
         for unit in job.domain.units(job.data, job.survey, todo[0], job.last):
             if unit.start in todo:
-                _fill_one(job, fitted, unit)
+                job.work.do(
+                    unit.start,
+                    lambda folder, unit=unit: job.domain.fill(fitted, job.survey, unit, job.request, folder),
+                )
             ended = unit.start + unit.items - job.first
             job.progress("filling", ended / (job.last - job.first))
-    return [read_json(job.part(start) / "counts.json") for start in _starts(job)], resumed
-
-
-def _fill_one(job: _Job, fitted: Fitted, unit: Unit[Any]) -> None:
-    """One unit becomes a folder, whole or not at all."""
-    part = job.part(unit.start)
-    partial = partial_of(part)
-    with explained(part):
-        remove(partial)
-        partial.mkdir()
-        counts = job.domain.fill(fitted, job.survey, unit, job.request, partial)
-        write_json(partial / "counts.json", counts)
-        os.rename(partial, part)
+    return job.work.counts(job.starts), len(job.starts) - len(todo)
 
 
 def _finish(
     job: _Job, fitted: Fitted, digest: str, counts: list[dict[str, Any]], resumed: int, trained: bool
 ) -> Imputed:
     """Put the units together, describe them, and give the folder its name."""
-    parts = {start: job.part(start) for start in _starts(job)}
-    whole = job.work / "whole"
-    with explained(job.out):
-        remove(whole)
-        whole.mkdir()
-        made = job.domain.assemble(
-            job.data, fitted, job.survey, parts, job.last, whole, job.request, job.progress
+    parts = {start: job.work.part(start) for start in job.starts}
+    summary, made = job.domain.summary(counts), list[str]()
+    warnings = (*job.survey.faults, *fitted.warnings)
+
+    def build(whole: Path) -> None:
+        made.extend(
+            job.domain.assemble(
+                job.data, fitted, job.survey, parts, job.last, whole, job.request, job.progress
+            )
         )
         job.domain.preview(job.data, fitted, list(parts.values()), whole / "preview.png")
         made.append("preview.png")
         if trained:
-            shutil.copytree(job.work / "model", whole / "model")
-    summary = job.domain.summary(counts)
-    warnings = (*job.survey.faults, *fitted.warnings)
-    write_json(whole / NAME, _manifest(job, fitted, digest, summary, warnings, made))
-    with explained(job.out):
-        flush_to_disk(whole)
-        swap_in(whole, job.out)
-        remove(job.work)
+            shutil.copytree(job.work.folder / "model", whole / "model")
+        write_json(whole / NAME, _manifest(job, fitted, digest, summary, warnings, made))
+
+    job.work.finish(build)
     files = (*made, NAME, *(["model"] if trained else []))
     lines = [*job.domain.tell(summary), f"Wrote {', '.join(files)} in {job.out}"]
     return Imputed(job.out, files, summary, tuple(lines), warnings, resumed)
@@ -321,7 +273,7 @@ def _manifest(
     warnings: Sequence[Fault],
     made: Sequence[str],
 ) -> dict[str, Any]:
-    whole = job.work / "whole"
+    whole = job.work.whole
     return manifest(
         "impute",
         data={

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .manifest import model_sha256, read_json
+from .options import domain_of
 
 
 @dataclass(frozen=True)
@@ -28,43 +29,36 @@ def info(model: Path | str) -> Info:
     Raises:
         InputError: no model, a damaged one, or one of another version.
     """
-    from ..domains.tabular.fitted import FittedTable
-
-    folder = Path(model)
-    fitted = FittedTable.load(folder)
+    folder, domain = domain_of(model)
+    fitted = domain.load(folder)
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     made_by = read_json(folder / "manifest.json").get("tool", "unknown")
-    columns = [
-        {"name": column.name, "kind": column.kind, "levels": column.cardinality, "modelled": column.modelled}
-        for column in fitted.codec.columns_
-    ]
     facts = {
-        "model": str(folder),
+        "model": str(model),
         "sha256": model_sha256(folder),
         "made_by": f"ebbtide {made_by}",
         "bytes": size,
-        "domain": "tabular",
-        "can": ["impute"],
-        "columns": columns,
-        "about": fitted.about,
+        "domain": domain.name,
+        "can": list(fitted.can),
+        "about": dict(fitted.about),
+        "description": list(fitted.description),
         "warnings": [str(fault) for fault in fitted.warnings],
     }
-    return Info(facts, tuple(_lines(facts)))
+    return Info(facts, tuple(_lines(facts, domain.things)))
 
 
-def _lines(facts: dict[str, Any]) -> list[str]:
-    about, columns = facts["about"], facts["columns"]
-    width = max((len(column["name"]) for column in columns), default=0)
-    told = [
-        f"{facts['model']}: a model of tables, {facts['bytes'] / 1e6:.1f} MB, made by {facts['made_by']}",
-        f"  trained on  {about.get('rows', 0):,} rows of {about.get('data', 'a table')}, "
-        f"seed {about.get('seed', 0)}",
-        f"  can         {', '.join(facts['can'])} (ebbtide impute TABLE -o OUT --model {facts['model']})",
+def _lines(facts: dict[str, Any], things: str) -> list[str]:
+    about = facts["about"]
+    uses = {
+        "impute": f"ebbtide impute DATA -o OUT --model {facts['model']}",
+        "generate": f"ebbtide generate {facts['model']} -o OUT",
+    }
+    return [
+        f"{facts['model']}: a model of {things}, {facts['bytes'] / 1e6:.1f} MB, made by {facts['made_by']}",
+        f"  trained on  {about.get('rows', about.get('items', 0)):,} {things} of "
+        f"{about.get('data', 'some data')}, seed {about.get('seed', 0)}",
+        *(f"  can         {verb} ({uses[verb]})" for verb in facts["can"]),
         f"  sha256      {facts['sha256']}",
-        f"  columns     {len(columns)}, {sum(column['modelled'] for column in columns)} of them modelled",
+        *(f"  {line}" for line in facts["description"]),
+        *(f"  warning: {warning}" for warning in facts["warnings"]),
     ]
-    for column in columns:
-        levels = f", {column['levels']} levels" if column["levels"] else ""
-        carried = "" if column["modelled"] else ", carried through unmodelled"
-        told.append(f"    {column['name']:<{width}}  {column['kind']}{levels}{carried}")
-    return [*told, *(f"  warning: {warning}" for warning in facts["warnings"])]

@@ -2,66 +2,234 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..shared.errors import InputError
 
 if TYPE_CHECKING:
+    from ..domains import Domain
+    from ..domains.images import ImageDomain
+    from ..domains.mri import MriDomain
     from ..domains.tabular import TabularDomain
 
+TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".xlsx", ".xls")
+SCANS = (".nii", ".nii.gz", ".dcm", ".ima")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npz")
 
-def domain_for(
-    data: Path | str,
-    *,
-    missing: str | None = None,
-    kinds: Sequence[str] = (),
-    columns: str | None = None,
-    key: str | None = None,
-    header: bool | None = None,
-    delimiter: str | None = None,
-    encoding: str | None = None,
-    decimal: str | None = None,
-    sheet: str | None = None,
-) -> tuple[TabularDomain, dict[str, Any]]:
-    """The domain of a data set with what the user said about it, and that as plain JSON for the manifest.
+
+@dataclass(frozen=True)
+class TableWords:
+    """What was said about a table, as it was typed.
 
     Args:
-        data: a table (CSV, TSV, Parquet, Excel).
         missing: codes separated by commas: "?,-999".
         kinds: "column=kind", each.
         columns: names separated by commas: fill only these.
         key: a column that names the rows.
         header, delimiter, encoding, decimal, sheet: how the file is written; None: as seen in it.
+    """
+
+    missing: str | None = None
+    kinds: Sequence[str] = ()
+    columns: str | None = None
+    key: str | None = None
+    header: bool | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
+    decimal: str | None = None
+    sheet: str | None = None
+
+
+@dataclass(frozen=True)
+class GridWords:
+    """What was said about scans or pictures, as it was typed.
+
+    Args:
+        fill: what to fill; see `domains.mri.holes` and `domains.images.holes`.
+        size: side of the model's pictures, in pixels.
+        mirror: show mirrored pictures in training.
+        modalities, condition: names separated by commas.
+        spacing: millimetres of the model's grid.
+        covariates, segmentation: where they lie, when not beside the images.
+        assume_spacing, missing_nan, faces: what else to allow.
+    """
+
+    fill: Sequence[str] = ()
+    size: int | None = None
+    mirror: bool = False
+    modalities: str | None = None
+    condition: str | None = None
+    spacing: float | None = None
+    covariates: Path | None = None
+    segmentation: Path | None = None
+    assume_spacing: bool = False
+    missing_nan: bool = False
+    faces: bool = False
+
+
+def domain_for(
+    data: Path | str, table: TableWords | None = None, grid: GridWords | None = None
+) -> tuple[Domain[Any, Any], dict[str, Any]]:
+    """The domain of a data set with what the user said about it, and that as plain JSON for the manifest.
+
+    Args:
+        data: a table (CSV, TSV, Parquet, Excel), scans (NIfTI, BIDS, DICOM) or pictures (PNG, JPEG, ...).
+        table, grid: what was said, for either case.
 
     Raises:
-        InputError: there is nothing at `data`, or nothing that a domain reads; words that cannot be read.
+        InputError: there is nothing at `data`, or nothing that a domain reads; words that cannot be read, or
+            that are about another kind of data.
     """
-    from ..domains.tabular import TableOptions, TabularDomain
+    path, table, grid = Path(data), table or TableWords(), grid or GridWords()
+    match recognised(path):
+        case "tabular":
+            _refuse(grid, GridWords(), "scans and pictures", path)
+            return _tabular(table)
+        case "mri":
+            _refuse(table, TableWords(), "tables", path)
+            _refuse(grid, replace(grid, size=None, mirror=False), "pictures", path)
+            return _mri(grid)
+        case _:
+            _refuse(table, TableWords(), "tables", path)
+            _refuse(grid, GridWords(grid.fill, grid.size, grid.mirror), "scans", path)
+            return _images(grid)
 
-    path = Path(data)
+
+def recognised(path: Path) -> str:
+    """The domain of what lies at `path`, by the names of the files.
+
+    Raises:
+        InputError: nothing there, or nothing that a domain reads.
+    """
     if not path.exists():
         raise InputError("file-not-found", "there is no such file", str(path), "check the path")
-    if path.is_dir():
-        raise InputError(
-            "no-domain", "a folder is not a table", str(path), "give a CSV, TSV, Parquet or Excel file"
-        )
+    names = [path.name] if path.is_file() else _names(path)
+    lower = [name.lower() for name in names]
+    if any(name.endswith(SCANS) for name in lower) or (path.is_dir() and _holds_dicom(path, names)):
+        return "mri"
+    if any(name.endswith(PICTURES) for name in lower):
+        return "images"
+    if path.is_file():
+        return "tabular"
+    raise InputError(
+        "no-domain",
+        "this folder holds no scans and no pictures, and a folder is not a table",
+        str(path),
+        "give a CSV, TSV, Parquet or Excel file, or a folder of NIfTI, DICOM, PNG or JPEG",
+    )
+
+
+def _names(folder: Path, most: int = 2000) -> list[str]:
+    """Names of files in a folder and below, the first of them."""
+    return [str(file.relative_to(folder)) for file in islice(folder.rglob("*"), most) if file.is_file()]
+
+
+def _holds_dicom(folder: Path, names: Sequence[str]) -> bool:
+    """Whether one of the first files without a suffix is DICOM, by its magic number."""
+    for name in [n for n in names if not Path(n).suffix or Path(n).suffix[1:].isdigit()][:5]:
+        with (folder / name).open("rb") as file:
+            if file.read(132)[128:] == b"DICM":
+                return True
+    return False
+
+
+def _refuse(words: object, allowed: object, kind: str, path: Path) -> None:
+    """Refuse words that are about another kind of data."""
+    for field in fields(words):  # type: ignore[arg-type]
+        if getattr(words, field.name) != getattr(allowed, field.name):
+            option = "--" + field.name.replace("_", "-")
+            raise InputError("other-domain", f"{option} is about {kind}", str(path), f"leave {option} away")
+
+
+def _images(words: GridWords) -> tuple[ImageDomain, dict[str, Any]]:
+    from ..domains.images import ImageDomain, ImageOptions, parse_holes
+
+    options = ImageOptions(size=words.size, mirror=words.mirror, holes=parse_holes(words.fill))
+    return ImageDomain(options), {"size": words.size, "mirror": words.mirror, "fill": list(words.fill)}
+
+
+def _mri(words: GridWords) -> tuple[MriDomain, dict[str, Any]]:
+    from ..domains.mri import MriDomain, ScanOptions, parse_holes
+
     told: dict[str, Any] = {
-        "missing": parse_missing(missing),
-        "kinds": parse_kinds(kinds),
-        "columns": parse_list(columns),
-        "key": key,
-        "header": header,
-        "delimiter": delimiter,
-        "encoding": encoding,
-        "decimal": decimal,
-        "sheet": sheet,
+        field.name: getattr(words, field.name)
+        for field in fields(words)
+        if field.name not in ("fill", "size", "mirror")
+    }
+    told |= {"modalities": parse_list(words.modalities), "condition": parse_list(words.condition) or []}
+    options = ScanOptions(
+        modalities=None if told["modalities"] is None else tuple(told["modalities"]),
+        conditions=tuple(told["condition"]),
+        segmentation=words.segmentation,
+        covariates=words.covariates,
+        spacing=words.spacing,
+        holes=parse_holes(words.fill),
+        assume_spacing=words.assume_spacing,
+        missing_nan=words.missing_nan,
+        faces=words.faces,
+    )
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in told.items()}
+    return MriDomain(options), plain | {"fill": list(words.fill)}
+
+
+def _tabular(words: TableWords) -> tuple[TabularDomain, dict[str, Any]]:
+    from ..domains.tabular import TableOptions, TabularDomain
+
+    told: dict[str, Any] = {
+        "missing": parse_missing(words.missing),
+        "kinds": parse_kinds(words.kinds),
+        "columns": parse_list(words.columns),
+        "key": words.key,
+        "header": words.header,
+        "delimiter": words.delimiter,
+        "encoding": words.encoding,
+        "decimal": words.decimal,
+        "sheet": words.sheet,
     }
     options = {**told, "missing": tuple(told["missing"])}
     options["columns"] = None if told["columns"] is None else tuple(told["columns"])
     return TabularDomain(TableOptions(**options)), told
+
+
+def domain_of(model: Path | str) -> tuple[Path, Domain[Any, Any]]:
+    """The folder of a model, and the domain that reads it.
+
+    Args:
+        model: a model folder, or the name of a bundled model.
+
+    Raises:
+        InputError: no such model.
+    """
+    from ..data_cards import bundled
+    from ..shared.artifacts import model_config
+
+    folder = Path(model)
+    if not folder.exists():
+        names = bundled()
+        if str(model) not in names:
+            near = difflib.get_close_matches(str(model), list(names), n=1)
+            known = f"bundled are {', '.join(sorted(names))}" if names else "check the path"
+            advice = f"did you mean {near[0]}?" if near else known
+            raise InputError("model-missing", "there is no model here", str(model), advice)
+        folder = names[str(model)]
+    kind = str(model_config(folder).get("format", "")).partition("/")[0]
+    if kind == "ebbtide-mri":
+        from ..domains.mri import MriDomain
+
+        return folder, MriDomain()
+    if kind == "ebbtide-images":
+        from ..domains.images import ImageDomain
+
+        return folder, ImageDomain()
+    from ..domains.tabular import TabularDomain
+
+    return folder, TabularDomain()
 
 
 def parse_list(text: str | None) -> list[str] | None:

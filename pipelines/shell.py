@@ -100,10 +100,20 @@ def verb(to: typer.Typer) -> Callable[[V], V]:
         shared = [option for factory in last for option in _options(factory)]
         keyword = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in [*own, *shared]]
         vars(command)["__signature__"] = inspect.Signature(keyword)
-        to.command()(command)
+        to.command(epilog=_beside(keyword))(command)
         return function
 
     return register
+
+
+def _beside(options: Sequence[inspect.Parameter]) -> str | None:
+    """A line that names the options that `--help` has no room for: those marked as hidden."""
+    names = []
+    for option in options:
+        for extra in getattr(option.annotation, "__metadata__", ()):
+            if getattr(extra, "hidden", False):
+                names.append("--" + option.name.replace("_", "-"))
+    return f"Also, seldom needed: {', '.join(names)}." if names else None
 
 
 def usage_fault(error: TyperException) -> Fault:

@@ -31,18 +31,21 @@ class TrainedModel:
         sha256: of the model's manifest, which names it.
         about: what it says about itself.
         warnings: what a user should know before trusting it.
+        things: what it was trained on: rows, volumes.
     """
 
     folder: Path
     sha256: str
     about: Mapping[str, Any]
     warnings: tuple[Fault, ...]
+    things: str = "rows"
 
     @property
     def lines(self) -> list[str]:
         """What was done, in plain words."""
         rows = self.about.get("rows", self.about.get("items", 0))
-        return [f"Trained on {rows:,} rows of {self.about.get('data', 'the data')}.", f"Wrote {self.folder}"]
+        data = self.about.get("data", "the data")
+        return [f"Trained on {rows:,} {self.things} of {data}.", f"Wrote {self.folder}"]
 
 
 def train(
@@ -80,13 +83,10 @@ def train(
     """
     data, out = Path(data), Path(out)
     if plan is not None:
-        from ..domains.tabular import TabularDomain
-        from .planning import followed
+        from .planning import read_plan
 
-        if not isinstance(domain, TabularDomain):
-            raise InputError("plan-domain", "plans are of tables so far", str(plan), "leave the plan away")
-        written = followed(plan, domain.options)
-        domain, rows, seed = TabularDomain(written.options), written.rows, seed or written.seed
+        written = read_plan(plan, domain)
+        domain, rows, seed = written.domain, written.rows, seed or written.seed
         options = {**(options or {}), "plan": sha256_of(Path(plan))}
     refuse_existing(out, overwrite)
     with locked(out):
@@ -111,7 +111,8 @@ def train(
                 remove(checkpoints)
             raise
         remove(checkpoints)
-    return TrainedModel(out, model_sha256(out), fitted.about, (*survey.faults, *fitted.warnings))
+    warnings = (*survey.faults, *fitted.warnings)
+    return TrainedModel(out, model_sha256(out), fitted.about, warnings, domain.things)
 
 
 def _begin(checkpoints: Path, run: Mapping[str, Any], resume: bool, overwrite: bool) -> bool:

@@ -313,6 +313,21 @@ def read_folder(folder: Path, kind: str, limit: int) -> tuple[dict[str, Any], di
     return config, _tensors(folder / WEIGHTS, limit)
 
 
+def model_config(folder: Path | str) -> dict[str, Any]:
+    """The configuration of a model folder alone; whoever uses the model reads and checks all of it.
+
+    Raises:
+        InputError: `not-a-model`, `model-refused`.
+    """
+    folder = recovered(Path(folder))
+    if not os.path.lexists(folder / MANIFEST):
+        raise InputError("not-a-model", f"this folder has no {MANIFEST}", str(folder), "check the path")
+    config = _parsed(folder / CONFIG)
+    if not isinstance(config, dict):
+        raise _refused(f"{CONFIG} does not hold an object", folder)
+    return config
+
+
 def read_model(folder: Path | str, *, limit: int = MAX_MODEL) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a model folder after checking all of it.
 

@@ -26,6 +26,7 @@ from .noise import Keys, White, key_of
 from .schedules import Schedule
 
 _CHUNK = 2**24  # numbers held at once in the largest temporary
+_FAR = 0.03  # weight of nothing known around: what is farther than the reach says little
 
 
 class Centre(Protocol):
@@ -54,24 +55,27 @@ class GaussianCentre(nn.Module):
         mean: (C, *S).
         loadings: (d, k) with d = C * prod(S); k = 0 makes the diagonal Gaussian (a template and its spread).
         variance: (d,) noise variance at each position, positive.
+        reach: how far, in positions, what is left of a known entry speaks for its neighbours (kriging by a
+            normalised convolution; Knutsson & Westin 1993); 0 takes what is left as independent, which makes
+            the centre exact for a Gaussian of this form.
     """
 
     mean: Tensor
     loadings: Tensor
     variance: Tensor
 
-    def __init__(self, mean: Tensor, loadings: Tensor, variance: Tensor) -> None:
+    def __init__(self, mean: Tensor, loadings: Tensor, variance: Tensor, reach: float = 0.0) -> None:
         super().__init__()
-        self.shape = tuple(mean.shape)
+        self.shape, self.reach = tuple(mean.shape), reach
         self.register_buffer("mean", mean.flatten())
         self.register_buffer("loadings", loadings)
         self.register_buffer("variance", variance)
 
     @classmethod
-    def blank(cls, shape: tuple[int, ...], components: int) -> GaussianCentre:
+    def blank(cls, shape: tuple[int, ...], components: int, reach: float = 0.0) -> GaussianCentre:
         """A standard normal of the right shape, to load a saved state into."""
         size = math.prod(shape)
-        return cls(torch.zeros(shape), torch.zeros(size, components), torch.ones(size))
+        return cls(torch.zeros(shape), torch.zeros(size, components), torch.ones(size), reach)
 
     @classmethod
     def fit(
@@ -82,6 +86,7 @@ class GaussianCentre(nn.Module):
         components: int = 20,
         rounds: int = 10,
         floor: float = 1e-4,
+        reach: float = 0.0,
     ) -> GaussianCentre:
         """Fit to n records: principal components where all is observed, else EM from there.
 
@@ -91,6 +96,7 @@ class GaussianCentre(nn.Module):
             components: k, at most 4 n / 5 - 2 are kept.
             rounds: of EM, where entries are missing.
             floor: least noise variance at a position.
+            reach: as for the class.
         """
         x = values.flatten(1)
         seen = torch.ones_like(x) if observed is None else observed.flatten(1).to(x)
@@ -99,7 +105,7 @@ class GaussianCentre(nn.Module):
         mean = (x * seen).sum(0) / seen.sum(0).clamp(min=1)
         loadings, variance = _principal((x - mean) * seen, k, floor)
         variance = torch.where(seen.sum(0) > 1, variance, torch.ones_like(variance))
-        centre = cls(mean.reshape(values.shape[1:]), loadings, variance)
+        centre = cls(mean.reshape(values.shape[1:]), loadings, variance, reach)
         for _ in range(0 if complete else rounds):
             centre = centre._improved(x, seen, floor)
         return centre
@@ -124,7 +130,8 @@ class GaussianCentre(nn.Module):
             )
             loadings[places], variance[places] = w, (error + average) / (count[places] + 1)
         variance = torch.where(count > 0, variance.clamp(min=floor), torch.ones_like(variance))
-        return GaussianCentre(loadings[:, -1].reshape(self.shape), loadings[:, :-1].contiguous(), variance)
+        mean = loadings[:, -1].reshape(self.shape)
+        return GaussianCentre(mean, loadings[:, :-1].contiguous(), variance, self.reach)
 
     def _latent(self, precision: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean (B, k) and covariance (B, k, k) of z from measurements of W z at every position,
@@ -143,6 +150,17 @@ class GaussianCentre(nn.Module):
         parts = covariance.split(max(1, _CHUNK // max(1, self.loadings.numel())))
         return torch.cat([((self.loadings @ c) * self.loadings).sum(2) for c in parts]).clamp(min=0)
 
+    def _expected(self, z: Tensor, known: Encoded | None) -> Tensor:
+        """(B, d) m + W z, and at hidden positions what known neighbours say of the rest."""
+        expected = self.mean + z @ self.loadings.T
+        if known is None or not self.reach:
+            return expected
+        seen, std = known.observed.flatten(1).to(expected), self.variance.sqrt()
+        left = seen * (known.values.flatten(1) - expected) / std
+        both = _blurred(torch.stack([left, seen], 1).reshape(-1, 1, *self.shape[1:]), self.reach)
+        around, weight = both.reshape(len(z), 2, -1).unbind(1)
+        return expected + (1 - seen) * std * around / (weight + _FAR)
+
     def prior(self, fold: Tensor | None = None) -> tuple[Tensor, Tensor]:
         std = (self.variance + self.loadings.square().sum(1)).sqrt()
         return self.mean.reshape(1, *self.shape), std.reshape(1, *self.shape)
@@ -151,7 +169,7 @@ class GaussianCentre(nn.Module):
         values, observed = known.values.flatten(1), known.observed.flatten(1)
         precision = observed / self.variance
         z, covariance = self._latent(precision, precision * (values - self.mean))
-        mean = torch.where(observed, values, self.mean + z @ self.loadings.T)
+        mean = torch.where(observed, values, self._expected(z, known))
         std = (self.variance + self._spread(covariance)).sqrt().masked_fill(observed, 0.0)
         return mean.reshape_as(known.values), std.reshape_as(known.values)
 
@@ -172,7 +190,7 @@ class GaussianCentre(nn.Module):
             precision = torch.where(observed, 1 / self.variance, precision)
             pull = torch.where(observed, (values - self.mean) / self.variance, pull)
         z, covariance = self._latent(precision, pull)
-        centre, kept = self.mean + z @ self.loadings.T, a * self.variance / total
+        centre, kept = self._expected(z, known), a * self.variance / total
         mean = centre + kept * (x - a * centre)
         variance = self.variance * s**2 / total + (s**2 / total) ** 2 * self._spread(covariance)
         if known is not None:
@@ -184,6 +202,22 @@ class GaussianCentre(nn.Module):
         z = keys.normal((self.loadings.shape[1],), "latent", self.mean.dtype).to(self.mean.device)
         e = keys.normal((len(self.mean),), "residual", self.mean.dtype).to(self.mean.device)
         return (self.mean + z @ self.loadings.T + e * self.variance.sqrt()).reshape(-1, *self.shape)
+
+
+def _blurred(x: Tensor, width: float) -> Tensor:
+    """(B, 1, *S) smoothed by a Gaussian of standard deviation `width`; zero beyond the edges."""
+    radius = math.ceil(2.5 * width)
+    kernel = [math.exp(-0.5 * (place / width) ** 2) for place in range(radius + 1)]
+    total = kernel[0] + 2 * sum(kernel[1:])
+    for axis in range(2, x.ndim):
+        # Shifted sums: a convolution of one channel costs ten times as much.
+        smooth = x * (kernel[0] / total)
+        for place in range(1, min(radius, x.shape[axis] - 1) + 1):
+            share, rest = kernel[place] / total, x.shape[axis] - place
+            smooth.narrow(axis, place, rest).add_(x.narrow(axis, 0, rest), alpha=share)
+            smooth.narrow(axis, 0, rest).add_(x.narrow(axis, place, rest), alpha=share)
+        x = smooth
+    return x
 
 
 def _axes(x: Tensor, k: int) -> Tensor:
@@ -244,6 +278,8 @@ class CrossFitted(nn.Module):
         folds: int = 4,
         components: int = 20,
         rounds: int = 10,
+        reach: float = 0.0,
+        floor: float = 1e-4,
     ) -> Self:
         """Fit folds + 1 centres.
 
@@ -264,7 +300,9 @@ class CrossFitted(nn.Module):
 
         def fitted(rows: Tensor) -> GaussianCentre:
             seen = None if observed is None else observed[rows]
-            return GaussianCentre.fit(values[rows], seen, components=components, rounds=rounds)
+            return GaussianCentre.fit(
+                values[rows], seen, components=components, rounds=rounds, floor=floor, reach=reach
+            )
 
         parts = [fitted(where != fold) for fold in range(int(assigned.max()) + 1)]
         return cls(fitted(torch.ones_like(where, dtype=torch.bool)), parts, names, assigned)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ import pandas as pd
 
 from ...shared.errors import Fault, InputError
 from ...shared.noise import key_of
-from .. import Progress, Request, Survey, Unit
+from .. import Planned, Progress, Request, Survey, Unit, Wish
+from . import plans
 from .checking import check_table
+from .codec import TableCodec
 from .fitted import FittedTable, Missing, column_keys, require_unique
 from .model import ModelSettings
 from .outcome import Outcome, assemble, summary, tell
@@ -70,6 +72,7 @@ class TabularDomain:
 
     options: TableOptions = TableOptions()
     name: str = "tabular"
+    things: str = "rows"
 
     @staticmethod
     def sniff(path: Path) -> bool:
@@ -187,6 +190,43 @@ class TabularDomain:
             progress=progress,
         )
 
+    @property
+    def plan_keys(self) -> tuple[str, ...]:
+        return plans.KEYS
+
+    def plan(
+        self,
+        path: Path,
+        survey: Survey,
+        sample: pd.DataFrame,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> Planned:
+        """Kinds, the model, and what a short probe says of them."""
+        tell = progress or (lambda stage, fraction: None)
+        decimal = opened(survey)[0].decimal
+        codec = TableCodec(self.options.missing, kinds=self.kinds(), decimal=decimal).fit(sample)
+        settings = self.options.settings or ModelSettings()
+        tell("a short probe", 0.0)
+        estimate = plans.probe(codec.encode(sample), codec.cardinalities, settings, survey.items, seed)
+        tell("a short probe", 1.0)
+        kinds = {column.name: column.kind for column in codec.columns_}
+        options = replace(self.options, kinds=kinds, settings=settings)
+        gone = [int(count) for count in codec.empty(sample).sum(0)]
+        modelled = sum(column.modelled for column in codec.columns_)
+        seen = (
+            f"{path.name}: {survey.items:,} rows, {len(codec.columns_)} columns, {modelled} of them modelled."
+        )
+        return Planned(TabularDomain(options), plans.written(options, codec, gone), estimate, (seen,))
+
+    def follow(self, found: Mapping[str, Any], where: Path) -> TabularDomain:
+        """With the options of a plan; those that were said stay."""
+        planned = plans.read(found, where)
+        said = plans.spoken(self.options, TableOptions())
+        if "kinds" in said:
+            said["kinds"] = {**planned["kinds"], **self.options.kinds}
+        return TabularDomain(TableOptions(**{**planned, **said}))
+
     def load(self, folder: Path) -> FittedTable:
         """Read a model folder.
 
@@ -240,6 +280,33 @@ class TabularDomain:
     def preview(self, path: Path, fitted: FittedTable, parts: Sequence[Path], picture: Path) -> None:
         """Observed beside filled values of every column, as a PNG."""
         preview(fitted, parts, picture)
+
+    def generate(
+        self,
+        fitted: FittedTable,
+        wish: Wish,
+        first: int,
+        last: int,
+        folder: Path,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Not yet: models of tables fill in.
+
+        Raises:
+            InputError: `cannot-generate`.
+        """
+        raise InputError("cannot-generate", "models of tables fill in, and do not generate yet")
+
+    def publish(
+        self,
+        fitted: FittedTable,
+        wish: Wish,
+        parts: Sequence[Path],
+        out: Path,
+        facts: Mapping[str, Any],
+    ) -> list[str]:
+        """See `generate`."""
+        raise InputError("cannot-generate", "models of tables fill in, and do not generate yet")
 
     def summary(self, counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The counts of all units in one."""

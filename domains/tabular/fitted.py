@@ -270,6 +270,22 @@ class FittedTable:
         object.__setattr__(self, "about", state["about"])
 
     @property
+    def can(self) -> tuple[str, ...]:
+        return ("impute",)
+
+    @property
+    def description(self) -> list[str]:
+        """Lines for `info`: the columns."""
+        columns = self.codec.columns_
+        width = max((len(column.name) for column in columns), default=0)
+        lines = [f"columns     {len(columns)}, {sum(column.modelled for column in columns)} of them modelled"]
+        for column in columns:
+            levels = f", {column.cardinality} levels" if column.cardinality else ""
+            carried = "" if column.modelled else ", carried through unmodelled"
+            lines.append(f"  {column.name:<{width}}  {column.kind}{levels}{carried}")
+        return lines
+
+    @property
     def warnings(self) -> list[Fault]:
         """What the user should know about what it was trained on."""
         found = []

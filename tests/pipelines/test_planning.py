@@ -10,16 +10,15 @@ import pandas as pd
 import pytest
 import yaml
 
-from ebbtide.domains.tabular import TableOptions, TabularDomain
+from ebbtide.domains.tabular import TableOptions, TabularDomain, plans
 from ebbtide.domains.tabular.model import ModelSettings
-from ebbtide.pipelines import planning
 from ebbtide.pipelines.planning import plan, read_plan
 from ebbtide.shared.errors import InputError
 
 
 @pytest.fixture
 def table(tmp_path: Path, gaussian: type, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(planning, "TableModel", gaussian)
+    monkeypatch.setattr(plans, "TableModel", gaussian)
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(
         {
@@ -39,10 +38,10 @@ def test_what_is_written_is_what_is_read(table: Path, tmp_path: Path) -> None:
     made = plan(table, tmp_path / "plan.yaml", domain=domain, seed=3)
     text = (tmp_path / "plan.yaml").read_text()
     assert "# 7 missing" in text and "# 2 levels" in text
-    again = read_plan(tmp_path / "plan.yaml")
+    again = read_plan(tmp_path / "plan.yaml", TabularDomain())
     assert again == replace(made, lines=())
-    assert again.options.settings == settings and again.seed == 3 and again.rows == 60
-    assert again.options.kinds == {"who: is it?": "id", "a": "number", "yes": "category"}
+    assert again.domain.options.settings == settings and again.seed == 3 and again.rows == 60
+    assert again.domain.options.kinds == {"who: is it?": "id", "a": "number", "yes": "category"}
     assert set(yaml.safe_load(text)["estimate"]) == {"minutes", "memory_mb", "disk_mb"}
     assert any("--plan" in line for line in made.lines)
     with pytest.raises(InputError, match="output-exists"):
@@ -71,5 +70,5 @@ def test_a_plan_with_a_slip_is_refused_with_the_way_out(
     assert change[0] in text
     (tmp_path / "plan.yaml").write_text(text.replace(*change, 1))
     with pytest.raises(InputError, match=code) as caught:
-        read_plan(tmp_path / "plan.yaml")
+        read_plan(tmp_path / "plan.yaml", TabularDomain())
     assert advice in str(caught.value)

@@ -1,0 +1,250 @@
+"""The model of a set of pictures: its space and a denoiser over the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...shared.artifacts import read_model, write_model
+from ...shared.data import Condition, Encoded
+from ...shared.errors import Fault, InputError
+from ...shared.grids import GridData, GridModel, GridSettings, computes_bfloat16
+from ...shared.masking import Boxes, Cells, EveryKth, Half, Mixture, Pattern, Strokes
+from ...shared.noise import Keys
+from .collection import Collection
+from .space import ImageSpace
+
+Progress = Callable[[str, float], None]
+FORMAT = "ebbtide-images/1"
+FEWEST = 8
+"""Pictures below which there is nothing to learn."""
+
+
+@dataclass(frozen=True)
+class PictureAugmentation:
+    """Pictures altered by key, as `shared.grids.Augmentation` wants it: mirrored, and told so.
+
+    Args:
+        mirror: alter at all.
+    """
+
+    mirror: bool
+
+    def __call__(self, keys: Keys, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, 2 C, H, W), values and what of them is observed; and (B, 1) whether mirrored."""
+        done = keys.uniform((1,), "augment") < 0.5
+        return torch.where(done[:, :, None, None], x.flip(-1), x), done.to(x)
+
+
+@dataclass(frozen=True)
+class FittedImages:
+    """An encoding and a denoiser, as training leaves them behind.
+
+    Args:
+        space: of the pictures, and what they can be asked to be.
+        model: the denoiser.
+        about: JSON-able facts.
+    """
+
+    space: ImageSpace
+    model: GridModel
+    about: Mapping[str, Any]
+
+    @classmethod
+    def fit(
+        cls,
+        pictures: Collection,
+        *,
+        size: int | tuple[int, int] | None = None,
+        channels: int | None = None,
+        mirror: bool = False,
+        settings: GridSettings | None = None,
+        seed: int = 0,
+        about: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+        resume: bool = False,
+        device: str = "auto",
+        progress: Progress | None = None,
+    ) -> Self:
+        """Learn a space, a centre and a network.
+
+        Args:
+            pictures: to learn from.
+            size, channels: as for `ImageSpace.fit`.
+            mirror: show half of them mirrored; samples are not.
+            settings: of the model; None chooses by size and number.
+            folder, resume, device, progress: of the training.
+
+        Raises:
+            InputError: fewer than eight pictures, or a damaged one.
+        """
+        if len(pictures) < FEWEST:
+            what = f"{len(pictures)} picture(s), nothing to learn from"
+            raise InputError("few-pictures", what, pictures.path, f"give {FEWEST} or more")
+        tell = progress or (lambda label, fraction: None)
+        space = ImageSpace.fit(
+            pictures,
+            size=size,
+            channels=channels,
+            seed=seed,
+            progress=lambda label, fraction: tell(label, 0.02 * fraction),
+        )
+        pixels = space.pixels(pictures, lambda label, fraction: tell(label, 0.02 + 0.03 * fraction))
+        parts = [space.standardised(space.scaled(some)).half() for some in pixels.split(1024)]
+        data = GridData(torch.cat(parts), None, space.conditions.encode(pictures.labels, pictures.covariates))
+        settings = settings or recommended(space.shape, len(pictures))
+        model, trained = GridModel.fit(
+            data,
+            settings,
+            pattern(),
+            classes=len(space.conditions.class_names),
+            augmentation=PictureAugmentation(mirror) if mirror else None,
+            seed=seed,
+            folder=folder,
+            resume=resume,
+            device=device,
+            progress=lambda label, fraction: tell(label, 0.05 + 0.95 * fraction),
+        )
+        losses = [row["held_out"] for row in trained.history if row["held_out"] is not None]
+        facts = {
+            "items": len(pictures),
+            "seed": seed,
+            "settings": asdict(settings),
+            "steps": trained.steps,
+            "best_step": trained.best_step,
+            "held_out_loss": min(losses, default=None),
+        }
+        return cls(space, model, {**(about or {}), **facts})
+
+    # ---------------------------------------------------------------------------------------- what it does
+
+    def generate(
+        self,
+        keys: Keys,
+        wish: Mapping[str, str],
+        *,
+        guidance: float = 1.0,
+        steps: int | None = None,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """(B, H, W, C) pictures of what was wished; a class that was not named is drawn, each as likely."""
+        condition = self.space.conditions.parse(wish, len(keys))
+        if condition.label is not None:
+            drawn = (keys.uniform((), "class") * len(self.space.conditions.class_names)).long()
+            label = torch.where(condition.label < 0, drawn, condition.label)
+            condition = Condition(label=label, covariates=condition.covariates)
+        sampler = self.model.sampler(steps)
+        made = self.model.generate(keys, condition, guidance=guidance, sampler=sampler, progress=progress)
+        return self.space.decode_generated(made)
+
+    def draw(
+        self, known: Encoded, condition: Condition, items: Tensor, seed: int, draws: int
+    ) -> tuple[Tensor, Tensor]:
+        """Ways of completing B pictures: (draws, B, C, H, W), and their mean (B, C, H, W).
+
+        Args:
+            known: (B, C, H, W).
+            condition: of the B pictures.
+            items: (B,) what names each picture: draw d depends on (seed, item, d) and the picture alone.
+        """
+        count = len(items)
+        rows = torch.arange(count).repeat(draws)
+        keys = Keys(seed, items[rows], torch.arange(draws).repeat_interleave(count))
+        drawn = self.model.fill(known[rows], keys, condition[rows])
+        mean = self.model.expected(known, Keys(seed, items, torch.zeros_like(items)), condition)
+        return drawn.reshape(draws, *known.values.shape), mean
+
+    # --------------------------------------------------------------------------------------------- folder
+
+    @property
+    def can(self) -> tuple[str, ...]:
+        return ("generate", "impute")
+
+    @property
+    def warnings(self) -> list[Fault]:
+        """What the user should know about what it was trained on."""
+        count = int(self.about.get("items", 0))
+        if count >= 500:
+            return []
+        what = f"trained on {count} pictures: samples may be copies of them"
+        return [Fault("few-pictures", what, "training", "use more pictures", "warning")]
+
+    @property
+    def description(self) -> list[str]:
+        """Lines for `info`."""
+        channels, height, width = self.space.shape
+        kind = {1: "grey", 3: "colour", 4: "colour with opacity"}[channels]
+        lines = [f"pictures    {height} x {width} pixels, {kind}, {self.space.bits} bits"]
+        conditions = self.space.conditions
+        if conditions.class_names:
+            lines.append(f"condition   class: {', '.join(conditions.class_names[:20])}")
+        for name, low, high in zip(
+            conditions.covariate_names, conditions.lows, conditions.highs, strict=True
+        ):
+            lines.append(f"condition   {name}: {low:g} to {high:g} in training")
+        return lines
+
+    def save(self, folder: Path, *, overwrite: bool = False) -> None:
+        """Write the model folder: safetensors, JSON and a sha256 manifest; no code."""
+        space, tensors = self.space.state()
+        config, weights = self.model.state()
+        facts = {"format": FORMAT, "space": space, "model": config, "about": dict(self.about)}
+        write_model(Path(folder), facts, tensors | weights, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a model folder.
+
+        Raises:
+            InputError: not such a folder, damaged, or of a version that this one does not read.
+        """
+        config, tensors = read_model(Path(folder))
+        if config.get("format") != FORMAT:
+            held = config.get("format", "something else")
+            what = f"the folder holds {held!r}, this version reads {FORMAT!r}"
+            raise InputError("model-format", what, str(folder), "train again with this version")
+        space = {name: tensor for name, tensor in tensors.items() if name.startswith("space.")}
+        weights = {name: tensor for name, tensor in tensors.items() if not name.startswith("space.")}
+        return cls(
+            ImageSpace.from_state(config["space"], space),
+            GridModel.from_state(config["model"], weights),
+            dict(config["about"]),
+        )
+
+
+def pattern() -> Pattern:
+    """What is hidden of a picture in training: boxes, halves, strokes, pixels, all but a coarse grid."""
+    patterns = (
+        Boxes(2, 0.2, 0.7),
+        Half(),
+        Strokes(),
+        Cells(0.2, 0.9, together=True),
+        EveryKth((2, 4), grid=True),
+    )
+    return Mixture(patterns, (3, 2, 2, 1, 2))
+
+
+def recommended(shape: Sequence[int], pictures: int) -> GridSettings:
+    """Settings for pictures (C, H, W) and so many of them, that train in an hour or less on two cores."""
+    pixels = int(np.prod(shape[1:]))
+    levels = 1 if pixels <= 64**2 else 2
+    return GridSettings(
+        widths=(64, 128, 192),
+        blocks=1,
+        attention=(2,),
+        levels=levels,
+        components=int(np.clip(pictures // 20, 2, 64)),
+        reach=0.8,
+        blank=0.5,
+        steps=4000,
+        batch_size=32,
+        learning_rate=8e-4,
+        precision="bf16" if computes_bfloat16() else "fp32",
+        sampler_steps=18,
+    )

@@ -1,0 +1,29 @@
+"""What the user said about pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...shared.grids import GridSettings
+from .holes import Holes
+
+NO_HOLES = Holes()
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """None means: as seen in the data.
+
+    Args:
+        size: side of the model's pictures, in pixels.
+        channels: 1, 3 or 4.
+        mirror: show mirrored pictures in training, too.
+        holes: what to fill.
+        settings: of the model.
+    """
+
+    size: int | None = None
+    channels: int | None = None
+    mirror: bool = False
+    holes: Holes = NO_HOLES
+    settings: GridSettings | None = None

@@ -1,0 +1,73 @@
+"""How to train on pictures, written down: their size, the model, and a short probe's estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ...shared.grids import GridSettings, GridShape, probe
+from .. import Progress
+from ..documents import scalar, section, settings_of, typed
+from .collection import Collection
+from .model import recommended
+from .options import ImageOptions
+from .space import ImageSpace
+
+KEYS = ("size", "channels", "mirror", "model")
+"""What a plan of pictures holds."""
+
+
+def decided(
+    said: ImageOptions, pictures: Collection, seed: int, progress: Progress | None = None
+) -> tuple[ImageOptions, dict[str, float], str]:
+    """The options with what was not said decided; what two steps of the training tell; a sentence.
+
+    Raises:
+        InputError: a damaged picture.
+    """
+    tell = progress or (lambda stage, fraction: None)
+    space = ImageSpace.fit(pictures, size=said.size, channels=said.channels, seed=seed, progress=tell)
+    settings = said.settings or recommended(space.shape, len(pictures))
+    tell("a short probe", 0.7)
+    estimate = probe(settings, GridShape(space.shape, len(space.conditions.class_names)))
+    tell("a short probe", 1.0)
+    channels, height, width = space.shape
+    size = height if height == width else None
+    options = replace(said, size=said.size or size, channels=channels, settings=settings)
+    seen = f"{len(pictures):,} pictures, trained on at {height} x {width} pixels of {channels} channel(s)."
+    return options, estimate, " ".join([seen, *space.notes])
+
+
+def written(options: ImageOptions) -> str:
+    """The options as YAML with remarks."""
+    lines = [
+        "# Side in pixels (null: as the pictures are), and channels: 1 grey, 3 colour, 4 with opacity.",
+        f"size: {scalar(options.size)}",
+        f"channels: {scalar(options.channels)}",
+        "",
+        "# Show half of the pictures mirrored in training (samples are not). Not where sides mean something.",
+        f"mirror: {scalar(options.mirror)}",
+        "",
+        "# levels: of Haar packing. components: of the centre. blank: share of examples made from nothing.",
+        *section("model", asdict(options.settings or GridSettings())),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def followed(found: Mapping[str, Any], path: Path, said: ImageOptions) -> ImageOptions:
+    """The options of a plan; those that were said stay.
+
+    Raises:
+        InputError: a value of the wrong type.
+    """
+    planned = {
+        "size": typed(found, "size", int, None, path),
+        "channels": typed(found, "channels", int, None, path),
+        "mirror": typed(found, "mirror", bool, False, path),
+        "settings": settings_of(GridSettings, GridSettings(), typed(found, "model", dict, {}, path), path),
+    }
+    default = ImageOptions()
+    kept = {f.name for f in fields(said) if getattr(said, f.name) != getattr(default, f.name)}
+    return replace(said, **{name: value for name, value in planned.items() if name not in kept})

@@ -1,0 +1,111 @@
+"""How to train on scans, written down: the grid, the conditions, the model, and a short probe's estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ...shared.grids import GridSettings, GridShape, probe
+from .. import Progress
+from ..documents import scalar, section, settings_of, typed
+from .collection import Subject
+from .model import FEWEST, label_values
+from .options import ScanOptions
+from .presets import fitted_space, preset_for, recommended
+
+KEYS = ("modalities", "conditions", "spacing", "labels", "preset", "model")
+"""What a plan of scans holds."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What was decided.
+
+    Args:
+        options: all of them.
+        estimate: minutes, memory_mb, disk_mb.
+        seen: a sentence on the data.
+    """
+
+    options: ScanOptions
+    estimate: Mapping[str, float]
+    seen: str
+
+
+def decided(said: ScanOptions, subjects: Sequence[Subject], progress: Progress | None = None) -> Decided:
+    """Decide what was not said, and try two steps of the training.
+
+    Raises:
+        InputError: a damaged image; nothing to learn from.
+    """
+    tell = progress or (lambda stage, fraction: None)
+    preset = said.preset or preset_for("auto")
+    tell("looking at the images", 0.0)
+    space = fitted_space(subjects, said.spacing, None, said.modalities, preset)
+    labels = label_values(subjects) if said.labels else ()
+    form = GridShape((len(space.modalities) + len(labels), *space.size))
+    settings = said.settings or recommended(form.shape, max(len(subjects), FEWEST), preset)
+    tell("a short probe", 0.7)
+    estimate = probe(settings, form)
+    tell("a short probe", 1.0)
+    spacing = said.spacing or [round(float(s), 4) for s in space.spacing]
+    options = replace(
+        said,
+        modalities=space.modalities,
+        spacing=spacing,
+        labels=bool(labels),
+        preset=preset,
+        settings=settings,
+    )
+    size = " x ".join(str(n) for n in space.size)
+    millimetres = " x ".join(f"{s:.3g}" for s in space.spacing)
+    seen = (
+        f"{len(subjects):,} subjects, {', '.join(space.modalities)}; trained on {size} voxels of "
+        f"{millimetres} mm, preset {preset}."
+    )
+    return Decided(options, estimate, seen)
+
+
+def written(options: ScanOptions) -> str:
+    """The options as YAML with remarks."""
+    lines = [
+        "# Modalities, in the order of the model's channels; one that a subject lacks counts as missing.",
+        f"modalities: {scalar(options.modalities)}",
+        "",
+        "# Covariates that the model is told and can be asked for, from participants.tsv: [age, sex].",
+        f"conditions: {scalar(options.conditions)}",
+        "",
+        "# Millimetres of the model's grid, and whether label maps are modelled too.",
+        f"spacing: {scalar(options.spacing)}",
+        f"labels: {scalar(options.labels)}",
+        "",
+        "# The machine: cpu, 4gb, 16gb or 80gb (of GPU memory). The model below was chosen for it.",
+        f"preset: {scalar(options.preset)}",
+        "",
+        "# levels: of Haar packing. components: of the centre. blank: share of examples made from nothing.",
+        *section("model", asdict(options.settings or GridSettings())),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def followed(found: Mapping[str, Any], path: Path, said: ScanOptions) -> ScanOptions:
+    """The options of a plan; those that were said stay.
+
+    Raises:
+        InputError: a value of the wrong type.
+    """
+    spacing = typed(found, "spacing", (float, int, list), None, path)
+    modalities = typed(found, "modalities", list, None, path)
+    planned = {
+        "modalities": None if modalities is None else tuple(str(name) for name in modalities),
+        "conditions": tuple(str(name) for name in typed(found, "conditions", list, [], path)),
+        "spacing": tuple(spacing) if isinstance(spacing, list) else spacing,
+        "labels": typed(found, "labels", bool, True, path),
+        "preset": typed(found, "preset", str, None, path),
+        "settings": settings_of(GridSettings, GridSettings(), typed(found, "model", dict, {}, path), path),
+    }
+    default = ScanOptions()
+    kept = {f.name for f in fields(said) if getattr(said, f.name) != getattr(default, f.name)}
+    return replace(said, **{name: value for name, value in planned.items() if name not in kept})

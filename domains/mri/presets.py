@@ -1,0 +1,89 @@
+"""What suits a collection of scans and a machine: the grid, the network, what is hidden in training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ...shared.grids import GridSettings, computes_bfloat16
+from ...shared.masking import Boxes, Cells, Channels, EveryKth, Half, Mixture, Pattern, Slices
+from .collection import Subject
+from .space import MriSpace
+
+
+def pattern(modalities: int, labels: int) -> Pattern:
+    """What is hidden of a scan in training: boxes, slices, thick slices, halves, single voxels, channels."""
+    across = (Boxes(2, 0.15, 0.6), Slices(0.2, 0.9), EveryKth((2, 3, 4, 6)), Half(), Cells(0.1, 0.9))
+    if modalities + labels == 1:
+        return Mixture(across, (3, 2, 3, 1, 1))
+    return Mixture((*across, Channels(0.0, 1.0)), (3, 2, 3, 1, 1, 5))
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What fits a machine.
+
+    Args:
+        voxels: of the grid at most; a finer one is made coarser, unless a spacing is asked for.
+        widths: of the network.
+        steps, batch_size: of the training.
+    """
+
+    voxels: int
+    widths: tuple[int, ...]
+    steps: int
+    batch_size: int
+
+
+PRESETS = {
+    "cpu": Preset(100_000, (40, 80, 112), 1000, 4),
+    "4gb": Preset(300_000, (48, 96, 144), 6000, 4),
+    "16gb": Preset(1_500_000, (64, 128, 192), 20_000, 4),
+    "80gb": Preset(8_000_000, (96, 192, 320), 50_000, 8),
+}
+
+
+def preset_for(device: str) -> str:
+    """The preset of the machine at hand."""
+    if device == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    free = torch.cuda.mem_get_info()[0]
+    return "80gb" if free > 60 * 2**30 else "16gb" if free > 12 * 2**30 else "4gb"
+
+
+def recommended(shape: tuple[int, ...], subjects: int, preset: str = "cpu") -> GridSettings:
+    """Settings for a grid (C, *S), so many subjects and a machine."""
+    chosen, voxels = PRESETS[preset], int(np.prod(shape[1:]))
+    return GridSettings(
+        widths=chosen.widths,
+        levels=1 if voxels <= 300_000 else 2,
+        components=int(np.clip(subjects // 3, 1, 12)),
+        steps=chosen.steps,
+        batch_size=chosen.batch_size,
+        learning_rate=6e-4,
+        patience=None,
+        precision="bf16" if preset != "cpu" or computes_bfloat16() else "fp32",
+        checkpointing=voxels > 1_000_000,
+    )
+
+
+def fitted_space(
+    subjects: Sequence[Subject],
+    spacing: float | Sequence[float] | None,
+    shape: Sequence[int] | None,
+    modalities: Sequence[str] | None,
+    preset: str,
+) -> MriSpace:
+    """The space of the subjects, made coarser in steps of a half until the machine can train on it, unless a
+    spacing was asked for."""
+    space = MriSpace.fit(subjects, spacing=spacing, shape=shape, modalities=modalities)
+    most, factor = PRESETS[preset].voxels, 1.0
+    if spacing is not None or shape is not None or np.prod(space.size) <= most:
+        return space
+    while np.prod(space.size) / factor**3 > most:
+        factor += 0.5
+    coarser = [float(s) for s in space.spacing * factor]
+    return MriSpace.fit(subjects, spacing=coarser, modalities=modalities)

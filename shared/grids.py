@@ -1,0 +1,658 @@
+r"""A model of data on a grid (images, volumes): generate and fill, with one set of weights.
+
+A centre (`centre`) knows mean and spread in closed form, given whatever is observed; a U-Net (`unet`) on
+Haar-packed grids (`latent`) corrects it, trained by hiding random patterns of what is observed. Everything
+but the network's inside works on the grid itself: masks need not fit the packing, and white noise stays
+white, because the packing is orthonormal.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .centre import CentredDenoiser, CrossFitted, GaussianCentre
+from .data import NOTHING, Condition, Encoded
+from .denoisers import Denoiser
+from .embeddings import drop_randomly
+from .guidance import Guided
+from .latent import haar_pack, haar_unpack
+from .masking import Pattern
+from .noise import Keys, key_of
+from .samplers import Heun, Sampler
+from .schedules import EDM, Density, LogNormalDensity, Schedule
+from .training import Batch, Trained, TrainingSettings, train
+from .unet import UNet
+
+Progress = Callable[[str, float], None]
+Augmentation = Callable[[Keys, Tensor], tuple[Tensor, Tensor]]
+"""(keys, x (B, C, *S)) to the changed x and (B, A) what was done to it, 0 for nothing: the network is told,
+so that samples, drawn with zeros, are not augmented (Karras et al. 2020, 2022)."""
+
+_STUDENT = 1.86  # 90 % of |t| with 8 degrees of freedom: draws whose spread was measured on eight
+_ROUNDS = 4  # of EM where data are missing: what it has not found by then, the network finds
+_MICRO = 2**17  # positions computed at once in inference: fixed, so that an answer does not depend on company
+
+
+class PackedNetwork(nn.Module):
+    """A U-Net that works on Haar-packed grids and is called in voxels.
+
+    Values and mask of the known part, and the channels of the condition, are packed beside the noisy data.
+
+    Args:
+        ndim: spatial dimensions.
+        channels: C of the data.
+        levels: how often each axis is halved by packing; 0 packs nothing.
+        context: channels of `condition.channels`.
+        settings: of the `UNet` inside.
+    """
+
+    def __init__(self, ndim: int, channels: int, levels: int, context: int, **settings: Any) -> None:
+        super().__init__()
+        self.levels, bands = levels, 2 ** (ndim * levels)
+        self.inner = UNet(
+            ndim, channels * bands, context=(2 * channels + context) * bands, fills=False, **settings
+        )
+
+    def forward(self, x: Tensor, noise_level: Tensor, condition: Condition = NOTHING) -> Tensor:
+        """x (B, C, *S), noise_level (B,) -> (B, C, *S)."""
+        known = condition.known
+        beside = (
+            [torch.zeros_like(x), torch.zeros_like(x)]
+            if known is None
+            else [known.values.to(x), known.observed.to(x)]
+        )
+        if condition.channels is not None:
+            beside.append(condition.channels.to(x))
+        told = replace(condition, known=None, channels=haar_pack(torch.cat(beside, 1), self.levels))
+        out = self.inner(haar_pack(x, self.levels), noise_level, told)
+        return haar_unpack(out, x.shape[2:], self.levels)
+
+
+@dataclass(frozen=True)
+class _WithMean:
+    """A density of which a share lies at t = 1, where nothing is seen of the data but what is known."""
+
+    share: float
+    rest: Density
+
+    def sample(self, schedule: Schedule, uniform: Tensor) -> Tensor:
+        """Times (B,) from uniform numbers (B,)."""
+        below = uniform < self.share
+        times = self.rest.sample(schedule, ((uniform - self.share) / (1 - self.share)).clamp(1e-6, 1 - 1e-6))
+        return torch.where(below, torch.ones_like(times), times)
+
+
+@dataclass(frozen=True)
+class GridSettings:
+    """How a model of a grid is made.
+
+    Args:
+        widths, blocks, attention, dropout, checkpointing: of the `UNet`.
+        levels: Haar packing, how often each axis is halved.
+        components, reach, floor: of the low-rank Gaussian centre. The floor is high, because a position that
+            never varies in training may do so in use.
+        folds: of the centre's cross-fitting.
+        blank: share of the examples in which nothing is observed, beside those of the domain's pattern.
+        drop: share of the examples whose conditions are dropped, for guidance.
+        held_out: share of the groups kept for early stopping.
+        sampler_steps: of a draw.
+        steps, batch_size, learning_rate, patience, time_limit, precision: of the training.
+        density_mean, density_std: log-normal law of the noise levels that are trained on.
+        mean_share: share of the examples at the highest level, where the answer is the conditional mean.
+    """
+
+    widths: tuple[int, ...] = (48, 96, 144)
+    blocks: int = 1
+    attention: tuple[int, ...] = ()
+    dropout: float = 0.0
+    checkpointing: bool = False
+    levels: int = 1
+    components: int = 20
+    reach: float = 0.8
+    floor: float = 1e-2
+    folds: int = 4
+    blank: float = 0.4
+    drop: float = 0.1
+    held_out: float = 0.1
+    sampler_steps: int = 20
+    steps: int = 4000
+    batch_size: int = 4
+    learning_rate: float = 1e-3
+    patience: int | None = 10
+    time_limit: float | None = None
+    precision: str = "fp32"
+    density_mean: float = -0.6
+    density_std: float = 1.4
+    mean_share: float = 0.06
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> GridSettings:
+        """From plain JSON; lists become tuples, unknown names are left out."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in known})
+
+    def network(self) -> dict[str, Any]:
+        """Of the `UNet`."""
+        names = ("widths", "blocks", "attention", "dropout", "checkpointing")
+        return {name: getattr(self, name) for name in names}
+
+    def training(self, examples: int) -> TrainingSettings:
+        """Of the training, for so many examples."""
+        return TrainingSettings(
+            steps=self.steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            warmup=min(200, self.steps // 10 + 1),
+            density=_WithMean(self.mean_share, LogNormalDensity(self.density_mean, self.density_std)),
+            validate_every=max(self.steps // 40, 20),
+            validation_draws=max(1, 64 // max(1, round(examples * self.held_out))),
+            patience=self.patience,
+            checkpoint_every=max(self.steps // 40, 20),
+            precision="bf16" if self.precision == "bf16" else "fp32",
+            time_limit=self.time_limit,
+        )
+
+
+@dataclass(frozen=True)
+class GridData:
+    """What a model of a grid learns from.
+
+    Args:
+        values: (n, C, *S) in model space, 0 where unknown; may be held in half precision.
+        observed: bool, same shape; None where everything is.
+        condition: labels, covariates, tokens and channels of the n examples.
+        groups: (n,) int64, whose example it is: all of a subject's stay on one side of every split.
+    """
+
+    values: Tensor
+    observed: Tensor | None = None
+    condition: Condition = NOTHING
+    groups: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def owners(self) -> Tensor:
+        return torch.arange(len(self.values)) if self.groups is None else self.groups
+
+    def __getitem__(self, rows: Tensor) -> GridData:
+        seen = None if self.observed is None else self.observed[rows]
+        return GridData(self.values[rows], seen, self.condition[rows], self.owners[rows])
+
+
+@dataclass(frozen=True)
+class _Hiding:
+    """Examples of which a random part is hidden; `Examples` for a training."""
+
+    data: GridData
+    fold: Tensor | None
+    pattern: Pattern
+    blank: float
+    drop: float
+    augmentation: Augmentation | None
+    done: int = 0  # numbers that tell what an augmentation did
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batch(self, indices: Tensor, keys: Keys) -> Batch:
+        part = self.data[indices]
+        x = part.values.float()
+        seen = torch.ones_like(x, dtype=torch.bool) if part.observed is None else part.observed
+        done = torch.zeros(len(x), self.done)
+        if self.augmentation is not None:
+            # What is observed is moved along with the values.
+            both, done = self.augmentation(keys, torch.cat([x, seen.to(x)], 1))
+            x, seen = both[:, : x.shape[1]], both[:, x.shape[1] :] > 0.999
+            x = x * seen
+        stays = self.pattern(keys, tuple(x.shape[1:])) & seen
+        stays &= (keys.uniform((), "blank") >= self.blank).reshape(-1, *(1,) * (x.ndim - 1))
+        condition = drop_randomly(part.condition, self.drop, keys.uniform((), "drop"))
+        condition = _with_done(condition, done)
+        fold = None if self.fold is None else self.fold[indices]
+        known = Encoded(x * stays, stays)
+        return Batch(x, replace(condition, known=known, fold=fold), seen & ~stays)
+
+
+def _with_done(condition: Condition, done: Tensor) -> Condition:
+    """The condition with what an augmentation did as further covariates."""
+    if not done.shape[1]:
+        return condition
+    given = [] if condition.covariates is None else [condition.covariates]
+    return replace(condition, covariates=torch.cat([*given, done], 1))
+
+
+@dataclass(frozen=True)
+class GridShape:
+    """What a network over a grid is made for.
+
+    Args:
+        shape: (C, *S) of an example.
+        classes: how many labels.
+        covariates: how many real covariates.
+        token_width: length of a token.
+        context: channels of the condition.
+        done: numbers that tell what an augmentation did.
+    """
+
+    shape: tuple[int, ...]
+    classes: int = 0
+    covariates: int = 0
+    token_width: int = 0
+    context: int = 0
+    done: int = 0
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How what is filled leans on network and centre, found on held-out examples as for tables.
+
+    Args:
+        weight: of the network's conditional mean, 0 to 1; the rest is the centre's.
+        spread: factor on the scatter of draws around the mean.
+    """
+
+    weight: float = 1.0
+    spread: float = 1.0
+
+
+class GridModel:
+    """Made by `fit` or `from_state`; `generate` and `fill` are what it is for.
+
+    Attributes:
+        settings, form: how it was made and for what.
+        denoiser: E[x_0 | x_t, what is known, condition].
+        trust: how it fills, found on held-out examples.
+    """
+
+    def __init__(
+        self, settings: GridSettings, form: GridShape, denoiser: CentredDenoiser, trust: Trust | None = None
+    ) -> None:
+        self.settings, self.form, self.denoiser, self.trust = settings, form, denoiser, trust or Trust()
+
+    @classmethod
+    def untrained(
+        cls, settings: GridSettings, form: GridShape, centre: GaussianCentre | CrossFitted
+    ) -> GridModel:
+        """A new network around a centre: at once the exact denoiser of that Gaussian."""
+        network = PackedNetwork(
+            len(form.shape) - 1,
+            form.shape[0],
+            settings.levels,
+            form.context + 2 * form.shape[0],
+            classes=form.classes,
+            covariates=form.covariates + form.done,
+            token_width=form.token_width,
+            **settings.network(),
+        )
+        return cls(settings, form, CentredDenoiser(network, EDM(), centre))
+
+    @classmethod
+    def fit(
+        cls,
+        data: GridData,
+        settings: GridSettings,
+        pattern: Pattern,
+        *,
+        classes: int = 0,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        folder: Path | None = None,
+        resume: bool = False,
+        device: str = "auto",
+        progress: Progress | None = None,
+    ) -> tuple[GridModel, Trained]:
+        """Fit the centre, then train the network.
+
+        Args:
+            data: n examples.
+            settings: how.
+            pattern: what is hidden in training, beside the examples in which nothing is observed.
+            classes: how many labels there are.
+            augmentation: changes examples by key.
+            seed: of the network's first weights and of the training.
+            folder, resume, device, progress: as `shared.training.train`.
+
+        Raises:
+            ValueError: fewer than two groups.
+            InputError, Diverged, Interrupted: as `shared.training.train`.
+        """
+        tell = progress or (lambda label, fraction: None)
+        tell("fitting the centre", 0.0)
+        held = _held_out(data.owners, settings.held_out, seed)
+        learning, kept = data[(~held).nonzero()[:, 0]], data[held.nonzero()[:, 0]]
+        centre = CrossFitted.fit(
+            learning.values.float(),
+            learning.observed,
+            learning.owners,
+            folds=settings.folds,
+            components=settings.components,
+            reach=settings.reach,
+            floor=settings.floor,
+            rounds=_ROUNDS,
+        )
+        done = 0 if augmentation is None else _marks(augmentation, data)
+        told = data.condition
+        form = GridShape(
+            tuple(data.values.shape[1:]),
+            classes,
+            0 if told.covariates is None else told.covariates.shape[1],
+            0 if told.tokens is None else told.tokens.shape[2],
+            0 if told.channels is None else told.channels.shape[1],
+            done,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(key_of(seed, "network") % 2**31)
+            model = cls.untrained(settings, form, centre)
+
+        def examples(part: GridData, changes: Augmentation | None, drop: float) -> _Hiding:
+            return _Hiding(part, centre.fold(part.owners), pattern, settings.blank, drop, changes, done)
+
+        trained = train(
+            model.denoiser,
+            examples(learning, augmentation, settings.drop),
+            settings.training(len(data)),
+            held_out=examples(kept, None, 0.0) if len(kept) else None,
+            seed=seed,
+            folder=folder,
+            resume=resume,
+            device=device,
+            progress=lambda label, fraction: tell(label, 0.02 + 0.95 * fraction),
+        )
+        model.denoiser.centre = centre.whole.to(next(model.denoiser.parameters()).device)
+        if len(kept):
+            tell("calibrating on held-out examples", 0.98)
+            model.trust = _calibrated(model, examples(kept, None, 0.0), seed)
+        return model, trained
+
+    # ----------------------------------------------------------------------------------------- inference
+
+    @property
+    def micro_batch(self) -> int:
+        """Examples computed at once."""
+        return max(1, min(32, _MICRO // math.prod(self.form.shape[1:])))
+
+    @property
+    def half(self) -> bool:
+        """Whether the network computes in bfloat16: it was trained so, and the machine does it fast."""
+        able = self.device.type == "cuda" or computes_bfloat16()
+        return self.settings.precision == "bf16" and able
+
+    def sampler(self, steps: int | None = None) -> Sampler:
+        """The sampler of `generate` and `fill`."""
+        return Heun(steps or self.settings.sampler_steps)
+
+    def generate(
+        self,
+        keys: Keys,
+        condition: Condition = NOTHING,
+        *,
+        guidance: float = 1.0,
+        sampler: Sampler | None = None,
+        start: Tensor | None = None,
+        t_start: float = 1.0,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Draw from nothing, or (with `start`) vary what there is by noising it up to `t_start`.
+
+        Args:
+            keys: B of them.
+            condition: of the B samples; fields that are absent are unknown.
+            guidance: scale of classifier-free guidance; 1 is none.
+            sampler: `sampler()` by default.
+            start, t_start: as for `Sampler`.
+
+        Returns:
+            (B, C, *S) in model space.
+        """
+        denoiser = self._guided(guidance)
+
+        def some(rows: Tensor) -> Tensor:
+            begin = None if start is None else start[rows].to(self.device)
+            return self._run(denoiser, keys[rows], condition[rows], sampler, begin, t_start)
+
+        return self._in_batches(some, len(keys), "generating", progress)
+
+    def _run(
+        self,
+        denoiser: Denoiser,
+        keys: Keys,
+        condition: Condition,
+        sampler: Sampler | None,
+        start: Tensor | None = None,
+        t_start: float = 1.0,
+    ) -> Tensor:
+        """One batch. Noise begins around the centre's mean: from a mean of zero, what is left of the mean
+        at the last noise level would be missing."""
+        told = self._told(condition, len(keys)).to(self.device)
+        if start is None:
+            mean = (
+                self.denoiser.centre.prior()[0]
+                if told.known is None
+                else self.denoiser.centre.posterior(told.known)[0]
+            )
+            start = mean.expand(len(keys), *self.form.shape)
+        x = (sampler or self.sampler())(
+            denoiser, self.form.shape, keys, told, like=start[:0], start=start, t_start=t_start
+        )
+        return x if told.known is None else torch.where(told.known.observed, told.known.values, x)
+
+    def fill(
+        self,
+        known: Encoded,
+        keys: Keys,
+        condition: Condition = NOTHING,
+        *,
+        guidance: float = 1.0,
+        sampler: Sampler | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Draw what is unknown given what is known.
+
+        Draws scatter around `expected`, by the factor that made intervals cover on held-out examples.
+
+        Args:
+            known: (B, C, *S) values and what of them is observed.
+            keys: B of them: draws of one example share the item.
+            condition, guidance, sampler, progress: as for `generate`.
+
+        Returns:
+            (B, C, *S): known entries bit for bit, the others drawn.
+        """
+        denoiser, told = self._guided(guidance), replace(condition, known=known)
+
+        def some(rows: Tensor) -> Tensor:
+            part, own = told[rows], keys[rows]
+            drawn = self._run(denoiser, own, part, sampler)
+            network, centre = self._means(denoiser, own, part)
+            moved = self._between(network, centre) + self.trust.spread * (drawn - network)
+            return torch.where(part.known.observed, part.known.values, moved.cpu())  # type: ignore[union-attr]
+
+        return self._in_batches(some, len(keys), "filling", progress)
+
+    def expected(
+        self, known: Encoded, keys: Keys, condition: Condition = NOTHING, *, guidance: float = 1.0
+    ) -> Tensor:
+        """(B, C, *S) the conditional mean of what is unknown, known entries bit for bit: the network's and
+        the centre's, weighted. One call of the network, and no draws."""
+        denoiser, told = self._guided(guidance), replace(condition, known=known)
+
+        def some(rows: Tensor) -> Tensor:
+            return self._between(*self._means(denoiser, keys[rows], told[rows]))
+
+        return self._in_batches(some, len(keys), "filling", None)
+
+    def _between(self, network: Tensor, centre: Tensor) -> Tensor:
+        return centre + self.trust.weight * (network - centre)
+
+    def _means(self, denoiser: Denoiser, keys: Keys, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Conditional means by the network and by the centre. At the highest noise level a denoiser's answer
+        does not depend on the noise: it is the mean. (The noise is that of one draw of the item, -1.)"""
+        told = self._told(condition, len(keys)).to(self.device)
+        assert told.known is not None
+        centre = self.denoiser.centre.posterior(told.known)[0]
+        own = Keys(keys.seed, keys.items, torch.full_like(keys.draws, -1))
+        t = torch.ones((), dtype=torch.float64, device=self.device)
+        alpha, sigma = (float(c) for c in self.denoiser.schedule(t))
+        noise = own.normal(self.form.shape, "mean", centre.dtype).to(centre)
+        with torch.no_grad():
+            return denoiser(alpha * centre + sigma * noise, t, told), centre
+
+    def _guided(self, scale: float) -> Denoiser:
+        return self.denoiser if scale == 1 else Guided(self.denoiser, scale, self._unconditional)
+
+    def _unconditional(self, condition: Condition) -> Condition:
+        """Without label, covariates and tokens, but still not augmented."""
+        dropped, done = condition.drop(), self.form.done
+        if done and condition.covariates is not None and dropped.covariates is not None:
+            kept = torch.cat([dropped.covariates[:, :-done], condition.covariates[:, -done:]], 1)
+            dropped = replace(dropped, covariates=kept)
+        return dropped
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    def _told(self, condition: Condition, count: int) -> Condition:
+        """With the marks of an example that was not augmented."""
+        done = torch.zeros(count, self.form.done)
+        if self.form.done and self.form.covariates and condition.covariates is None:
+            condition = replace(condition, covariates=torch.full((count, self.form.covariates), torch.nan))
+        return _with_done(condition, done)
+
+    def _in_batches(
+        self, work: Callable[[Tensor], Tensor], count: int, label: str, progress: Progress | None
+    ) -> Tensor:
+        """Rows in batches of one size, the last filled up with its last row."""
+        parts, size = [torch.empty(0, *self.form.shape)], self.micro_batch
+        for first in range(0, count, size):
+            rows = torch.arange(first, first + size).clamp(max=count - 1)
+            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+                parts.append(work(rows).float().cpu()[: count - first])
+            if progress is not None:
+                progress(label, min(1.0, (first + size) / count))
+        return torch.cat(parts)
+
+    # --------------------------------------------------------------------------------------------- state
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Plain JSON and tensors, for `shared.artifacts.write_model`; weights in half precision."""
+        centre = self.denoiser.centre
+        assert isinstance(centre, GaussianCentre)
+        config = {
+            "settings": asdict(self.settings),
+            "form": asdict(self.form),
+            "components": centre.loadings.shape[1],
+            "trust": asdict(self.trust),
+        }
+        tensors = {f"network.{n}": t for n, t in self.denoiser.network.state_dict().items()}
+        tensors |= {f"centre.{n}": t for n, t in centre.state_dict().items()}
+        return config, {n: t.detach().cpu().half().contiguous() for n, t in tensors.items()}
+
+    @classmethod
+    def from_state(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GridModel:
+        """What `state` wrote."""
+        form = {k: tuple(v) if isinstance(v, list) else v for k, v in config["form"].items()}
+        shape = GridShape(**form)
+        settings = GridSettings.from_dict(config["settings"])
+        centre = GaussianCentre.blank(shape.shape, config["components"], settings.reach)
+        model = cls.untrained(settings, shape, centre)
+        held: dict[str, dict[str, Tensor]] = {"network": {}, "centre": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            held[part][rest] = tensor.float()
+        model.denoiser.network.load_state_dict(held["network"])
+        centre.load_state_dict(held["centre"])
+        model.denoiser.eval()
+        model.trust = Trust(**config["trust"])
+        return model
+
+
+def _calibrated(model: GridModel, examples: _Hiding, seed: int, draws: int = 8, most: int = 12) -> Trust:
+    """The weight that errs least, and the spread with which 90 % intervals cover 90 %, on hidden entries of
+    held-out examples; counted where examples differ (most of a scan is air)."""
+    model.denoiser.eval()
+    n = max(len(examples), min(most, 4 * len(examples)))
+    keys = Keys.range(key_of(seed, "calibration"), min(n, most))
+    batch = replace(examples, blank=0.0).batch(keys.items % len(examples), keys)
+    known = batch.condition.known
+    assert known is not None
+    condition = replace(batch.condition, known=None, fold=None)
+    if model.form.done:  # the model adds the marks of an example that was not augmented itself
+        given = batch.condition.covariates[:, : model.form.covariates]  # type: ignore[index]
+        condition = replace(condition, covariates=given if model.form.covariates else None)
+    network, centre = (
+        GridModel(model.settings, model.form, model.denoiser, Trust(weight)).expected(known, keys, condition)
+        for weight in (1.0, 0.0)
+    )
+    varies = model.denoiser.centre.prior()[1].cpu()
+    where = batch.where & (varies >= varies.mean())
+    if not where.any():
+        return Trust()
+    toward, missed = (network - centre)[where], (batch.x_0 - centre)[where]
+    weight = float(((toward * missed).sum() / (toward**2).sum().clamp(min=1e-9)).clamp(0, 1))
+    middle = centre + weight * (network - centre)
+    rows = torch.arange(len(keys)).repeat_interleave(draws)
+    every = Keys(keys.seed, keys.items[rows], torch.arange(draws).repeat(len(keys)))
+    drawn = model.fill(known[rows], every, condition[rows], sampler=model.sampler(8))
+    spread = (drawn - network[rows]).unflatten(0, (-1, draws)).square().mean(1).sqrt()
+    far = ((batch.x_0 - middle).abs() / spread.clamp(min=1e-6))[where]
+    far = far[:: len(far) // 2**22 + 1]  # quantiles are taken of 16 million numbers at most
+    return Trust(weight, float(far.quantile(0.9)) / _STUDENT)
+
+
+def _marks(augmentation: Augmentation, data: GridData) -> int:
+    """How many numbers an augmentation tells of what it did."""
+    one = data.values[:1].float()
+    return augmentation(Keys.range(0, 1), torch.cat([one, torch.ones_like(one)], 1))[1].shape[1]
+
+
+def _held_out(owners: Tensor, share: float, seed: int) -> Tensor:
+    """bool (n,), all examples of a group alike; at least one group where there are ten or more."""
+    names = owners.unique()
+    count = round(share * len(names)) if len(names) < 10 else max(1, round(share * len(names)))
+    order = torch.tensor([key_of(seed, "held out", int(name)) for name in names]).argsort()
+    return torch.isin(owners, names[order[:count]])
+
+
+def computes_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself: three times as fast as float32, else far slower."""
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(asked()) if asked is not None else False
+
+
+def probe(settings: GridSettings, form: GridShape, tries: int = 2) -> dict[str, float]:
+    """Minutes, memory and disk of a training, from a few of its steps on noise."""
+    centre = GaussianCentre.blank(form.shape, settings.components, settings.reach)
+    model = GridModel.untrained(settings, form, centre)
+    x = torch.randn(settings.batch_size, *form.shape)
+    seen = torch.rand(x.shape) < 0.5
+    condition = Condition(known=Encoded(x * seen, seen))
+    t = model.denoiser.schedule.time(torch.ones(len(x), dtype=torch.float64))
+    seconds = []
+    for _ in range(tries):
+        begun = monotonic()
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
+            loss = model.denoiser.loss(x, torch.randn_like(x), t, condition, ~seen)
+        loss.mean().backward()  # type: ignore[no-untyped-call]
+        seconds.append(monotonic() - begun)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state()[1].values())
+    folds = (settings.folds + 1) * centre.loadings.numel() * 4
+    return {
+        # Reading, masks, augmentation and validation take about a quarter more.
+        "minutes": round(1.25 * min(seconds) * settings.steps / 60, 1),
+        "memory_mb": round((peak + folds) / 2**20),
+        "disk_mb": round(weights / 2**20, 1),
+    }

@@ -1,0 +1,187 @@
+"""A model of scans: what it hides, what it keeps, what it tells of itself. Trained for a few steps only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ebbtide.domains import Request
+from ebbtide.domains.mri.augmentation import ScanAugmentation
+from ebbtide.domains.mri.collection import Collection, collect, read_subject
+from ebbtide.domains.mri.filling import fill_subject, point
+from ebbtide.domains.mri.holes import Holes, parse_holes
+from ebbtide.domains.mri.model import FittedScans
+from ebbtide.domains.mri.presets import fitted_space, recommended
+from ebbtide.shared.errors import InputError
+from ebbtide.shared.grids import GridSettings
+from ebbtide.shared.noise import Keys
+
+TINY = GridSettings(
+    widths=(8, 12), components=3, folds=2, steps=4, batch_size=4, held_out=0.2, sampler_steps=4, patience=None
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, scenes: SimpleNamespace) -> Path:
+    """Ten brains in two modalities (one lacks the second), with label maps and ages."""
+    root = tmp_path_factory.mktemp("scans")
+    for i in range(10):
+        values = scenes.brain((16, 18, 16), seed=i)
+        scenes.save(root / f"sub{i:02d}_T1w.nii.gz", values)
+        if i != 4:
+            scenes.save(root / f"sub{i:02d}_T2w.nii.gz", np.where(values > 0, 250 - values, 0), dtype="i2")
+        scenes.save(root / f"sub{i:02d}_dseg.nii.gz", values > 150, dtype="u1")
+    rows = "\n".join(f"sub{i:02d}\t{40 + i}\t{'F' if i % 2 else 'M'}" for i in range(10))
+    (root / "participants.tsv").write_text(f"participant_id\tage\tsex\n{rows}\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def scans(folder: Path) -> Collection:
+    return collect(folder)
+
+
+@pytest.fixture(scope="module")
+def fitted(scans: Collection) -> FittedScans:
+    torch.set_default_dtype(torch.float32)
+    return FittedScans.fit(list(scans), conditions=["age", "sex"], settings=TINY, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def float32() -> None:
+    torch.set_default_dtype(torch.float32)
+
+
+def filled(fitted: FittedScans, scans: Collection, which: int, *words: str, draws: int = 3):  # type: ignore[no-untyped-def]
+    subject = scans.subjects[which]
+    return fill_subject(fitted, subject, read_subject(subject), parse_holes(words), Request(draws=draws))
+
+
+def test_images_and_labels_are_channels(fitted: FittedScans) -> None:
+    assert fitted.space.modalities == ("T1w", "T2w") and fitted.labels == (1,)
+    assert fitted.shape == (3, 16, 20, 16) and fitted.model.form.covariates == 3
+    assert fitted.can == ("generate", "impute")
+
+
+def test_only_the_hole_changes(fitted: FittedScans, scans: Collection) -> None:
+    first, second = filled(fitted, scans, 0, "box:5-9,6-10,4-8")
+    for image in (first, second):
+        own = image.volume.values()
+        assert image.mask.sum() == 125 and np.array_equal(image.values[~image.mask], own[~image.mask])
+        assert (image.std[image.mask] > 0).all() and not image.std[~image.mask].any()
+        assert not np.array_equal(image.values[image.mask], own[image.mask])
+    assert {first.modality, second.modality} == {"T1w", "T2w"}
+
+
+def test_what_is_hidden_is_not_looked_at(
+    fitted: FittedScans, scans: Collection, scenes: SimpleNamespace, tmp_path: Path
+) -> None:
+    subject = scans.subjects[0]
+    volumes = read_subject(subject)
+    holes = parse_holes(["slices:2:7-9"])
+    spoilt = {}
+    for name, volume in volumes.items():
+        values = volume.values().copy()
+        values[:, :, 7:10] = 9000 if name == "T1w" else 3000
+        path = scenes.save(tmp_path / f"{name}.nii.gz", values, volume.affine)
+        spoilt[name] = read_subject(type(subject)("sub00", {name: path}))[name]
+    a = fill_subject(fitted, subject, volumes, holes, Request(draws=2))
+    b = fill_subject(fitted, subject, spoilt, holes, Request(draws=2))
+    for x, y in zip(a, b, strict=True):
+        assert np.allclose(x.values[x.mask], y.values[y.mask], rtol=1e-4, atol=1e-2)
+
+
+def test_a_modality_that_is_missing_is_made(fitted: FittedScans, scans: Collection) -> None:
+    (made,) = filled(fitted, scans, 4)
+    assert made.modality == "T2w" and not made.measured and made.mask.all()
+    assert made.values.dtype == np.float32 and made.values.shape == (16, 18, 16)
+
+
+def test_nothing_missing_nothing_filled(fitted: FittedScans, scans: Collection) -> None:
+    assert filled(fitted, scans, 0) == []
+
+
+def test_draws_do_not_depend_on_how_many_there_are(fitted: FittedScans, scans: Collection) -> None:
+    few, many = (filled(fitted, scans, 1, "slices:0:8", draws=n)[0].draws for n in (1, 4))
+    assert np.array_equal(few[0], many[0])
+
+
+def test_thick_slices_keep_what_was_measured(fitted: FittedScans, scans: Collection) -> None:
+    subject = scans.subjects[2]
+    volumes = read_subject(subject)
+    made = fill_subject(fitted, subject, volumes, parse_holes(["thick:2:2"]), Request(draws=1))
+    for image in made:
+        assert image.values.shape == (16, 18, 31)
+        assert np.array_equal(image.values[..., ::2], volumes[image.modality].values())
+
+
+def test_saved_scans_come_back(fitted: FittedScans, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "model")
+    again = FittedScans.load(tmp_path / "model")
+    assert again.labels == fitted.labels and again.covariates == fitted.covariates
+    assert np.allclose(again.space.affine, fitted.space.affine)
+    assert any("age" in line for line in again.description)
+    keys = Keys.range(0, 2)
+    a, b = (m.generate(keys, [{"age": 45.0}, {}], steps=3) for m in (fitted, again))
+    assert a.shape == (2, 3, 16, 20, 16) and (a - b).abs().mean() < 0.05
+    assert set(fitted.images(a[0])) == {"T1w", "T2w"}
+    labels = fitted.label_map(a[0])
+    assert labels is not None and set(np.unique(labels)) <= {0, 1} and labels.dtype == np.uint8
+
+
+def test_too_few_and_damaged_are_refused(scans: Collection, tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(InputError, match="few-scans"):
+        FittedScans.fit(list(scans)[:2], settings=TINY, device="cpu")
+    damaged = bytearray((folder / "sub00_T1w.nii.gz").read_bytes())
+    damaged[len(damaged) // 2] ^= 4
+    (tmp_path / "a_T1w.nii.gz").write_bytes(damaged)
+    bad = list(scans)[1:4] + list(collect(tmp_path))
+    with pytest.raises(InputError, match="a_T1w"):
+        FittedScans.fit(bad, settings=TINY, device="cpu")
+
+
+def test_a_grid_too_fine_for_the_machine_is_made_coarser(
+    scans: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ebbtide.domains.mri import presets
+
+    small = presets.Preset(1000, (8,), 1, 1)
+    monkeypatch.setitem(presets.PRESETS, "cpu", small)
+    coarse = fitted_space(list(scans), None, None, None, "cpu")
+    assert np.prod(coarse.size) <= 2000 and coarse.spacing[0] > 2
+    asked = fitted_space(list(scans), 2.0, None, None, "cpu")
+    assert np.allclose(asked.spacing, 2)
+    assert recommended((1, 8, 8, 8), 30, "cpu").widths == (8,)
+
+
+def test_points_of_draws() -> None:
+    draws = np.array([[0.0], [1.0], [5.0]])
+    assert point(draws, "mean") == 2 and point(draws, "median") == 1 and point(draws, "sample") == 0
+
+
+def test_augmentation_moves_values_and_what_is_observed_alike() -> None:
+    change = ScanAugmentation((-1.0,), (2.0,), mirror=0.5, move=1.0, tone=0.0, shift=0.2)
+    x = torch.full((6, 2, 12, 12, 12), -1.0)
+    x[:, 0, 4:8, 3:9, 5:9] = 1.5
+    x[:, 1] = (x[:, 0] > 0).float()
+    moved, done = change(Keys.range(0, 6), x)
+    assert done[:, 1].all() and 0 < done[:, 0].sum() < 6
+    # what comes in from outside is air, and observed; all that is observed besides is inside
+    inside = (moved[:, 1] > 0.999) & (moved[:, 0] > -0.99)
+    assert inside.any() and (moved[:, 0][inside] - 1.5).abs().max() < 0.01
+    assert not torch.allclose(moved, x)
+    # a mirror is its own inverse, and a tone leaves air as it is
+    mirror = ScanAugmentation((-1.0,), (2.0,), mirror=1.0, move=0.0, tone=0.0)
+    assert torch.equal(mirror(Keys.range(0, 6), x)[0].flip(2), x)
+    tone = ScanAugmentation((-1.0,), (2.0,), mirror=0.0, move=0.0, tone=1.0)
+    toned = tone(Keys.range(0, 6), x)[0]
+    assert torch.equal(toned[:, 1], x[:, 1]) and (toned[:, 0][x[:, 0] < 0] == -1).all()
+    assert not torch.equal(toned[:, 0], x[:, 0])
+
+
+def test_a_hole_is_a_hole() -> None:
+    assert not Holes() and parse_holes(["slices:0:1"])
