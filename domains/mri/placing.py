@@ -73,6 +73,25 @@ def canonical(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return matrix
 
 
+def upright(values: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An image (a view of it) along right, anterior, superior, and (3,) its spacing along them."""
+    axes, flips = _turn(affine, values.shape)
+    return np.flip(values.transpose(axes), flips), spacing_of(affine)[list(axes)]
+
+
+def laid_back(values: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """What `upright` made, back along the axes of the image that has the affine."""
+    axes, flips = _turn(affine, (1, 1, 1))
+    return np.flip(values, flips).transpose(np.argsort(axes))
+
+
+def _turn(affine: np.ndarray, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The image's axis for each of right, anterior, superior; and which of these run the other way."""
+    matrix = canonical(affine, shape)
+    axes = tuple(int(np.abs(matrix[:3, world]).argmax()) for world in range(3))
+    return axes, tuple(world for world, axis in enumerate(axes) if matrix[axis, world] < 0)
+
+
 def canonical_box(box: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """(3, 2) a box in the image's own indices to canonical ones."""
     inverse = np.linalg.inv(matrix)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from torch import Tensor
 
 from ...shared.masking import Cells
 from ...shared.noise import Keys
-from .chain import Guess, Table, TreeChains
-from .correction import Correction
+from .chain import Table, TreeChains
+from .correction import Correction, Told, one_thread
 from .space import TableSpace
 
 
@@ -49,28 +50,23 @@ class Calibration:
         return cls(*(tensors[f"calibration.{f.name}"].numpy() for f in fields(cls)))
 
 
-def centre(space: TableSpace, calibration: Calibration, guess: Guess, correction: np.ndarray) -> np.ndarray:
-    """(n, C) a guess, corrected as far as is trusted: Gaussian scale and shares.
-
-    Args:
-        correction: (n, C + p), by `Correction.corrections`.
-    """
+def centre(space: TableSpace, calibration: Calibration, told: Told) -> np.ndarray:
+    """(n, C) a guess, corrected as far as is trusted: Gaussian scale and shares."""
     weight = np.concatenate([calibration.gauss, np.repeat(calibration.shares, space.cardinalities)])
-    return np.asarray(
-        np.concatenate([guess.gauss, guess.shares], 1) + weight * correction[:, : space.columns]
-    )
+    guess = np.concatenate([told.guess.gauss, told.guess.shares], 1)
+    return np.asarray(guess + weight * told.added[:, : space.columns])
 
 
-def median(space: TableSpace, calibration: Calibration, guess: Guess, correction: np.ndarray) -> np.ndarray:
+def median(space: TableSpace, calibration: Calibration, told: Told) -> np.ndarray:
     """(n, p) the middle of the conditional law on the standard scale, by one chain and the network."""
-    p = guess.standard.shape[1]
-    return space.standard(space.from_gauss(centre(space, calibration, guess, correction)[:, :p]))
+    p = told.guess.standard.shape[1]
+    return space.standard(space.from_gauss(centre(space, calibration, told)[:, :p]))
 
 
-def mean(space: TableSpace, calibration: Calibration, guess: Guess, correction: np.ndarray) -> np.ndarray:
+def mean(space: TableSpace, calibration: Calibration, told: Told) -> np.ndarray:
     """(n, p) the conditional mean on the standard scale, by one chain and the network."""
-    middle = median(space, calibration, guess, correction)
-    plain = guess.standard + calibration.standard * correction[:, space.columns :]
+    middle = median(space, calibration, told)
+    plain = told.guess.standard + calibration.standard * told.added[:, space.columns :]
     return np.asarray(plain + calibration.median * (middle - plain))
 
 
@@ -83,17 +79,18 @@ class _Pair:
         hidden: after.
         raw: (n, p) the numbers in raw units.
         keys: for draws.
-        guesses, corrections: of the two chains.
+        told: the guesses of the two chains, and what the network makes of them.
         chains: how many there are in all.
+        times: how often each row is there.
     """
 
     truth: Table
     hidden: Table
     raw: np.ndarray
     keys: Keys
-    guesses: list[Guess]
-    corrections: list[np.ndarray]
+    told: list[Told]
     chains: int
+    times: int
     counts: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -119,9 +116,10 @@ def calibrate(
     space = correction.space
     p, q = table.standard.shape[1], len(space.cardinalities)
     pair = _hide(chains, correction, table, raw, fold, held, seed)
-    said = np.stack(pair.corrections)
+    said = np.stack([one.added for one in pair.told])
+    guesses = [one.guess for one in pair.told]
     truth = np.concatenate([pair.truth.gauss, space.indicators(pair.truth.codes), pair.truth.standard], 1)
-    error = np.stack([truth - np.concatenate([g.gauss, g.shares, g.standard], 1) for g in pair.guesses])
+    error = np.stack([truth - np.concatenate([g.gauss, g.shares, g.standard], 1) for g in guesses])
     numbers, k = pair.counts[:, :p], chains.chains_
     shares = np.zeros(q)
     for j in range(q):
@@ -132,15 +130,14 @@ def calibrate(
             shares[j] = _weights(d, e, np.ones(d.shape[1:], bool), k)[0]
     found = replace(
         Calibration.none(p, q),
-        gauss=_weights(said[:, :, :p], error[:, :, :p], numbers, k),
-        standard=_weights(said[:, :, space.columns :], error[:, :, space.columns :], numbers, k),
+        gauss=_weights(said[:, :, :p], error[:, :, :p], numbers, k, pair.times),
+        standard=_weights(said[:, :, space.columns :], error[:, :, space.columns :], numbers, k, pair.times),
         shares=shares,
     )
-    told = list(zip(pair.guesses, pair.corrections, strict=True))
-    plain, middle = ([answer(space, found, *one) for one in told] for answer in (mean, median))
+    plain, middle = ([answer(space, found, one) for one in pair.told] for answer in (mean, median))
     toward = np.stack([m - s for m, s in zip(middle, plain, strict=True)])
     missed = np.stack([pair.truth.standard - s for s in plain])
-    found = replace(found, median=_weights(toward, missed, numbers, k))
+    found = replace(found, median=_weights(toward, missed, numbers, k, pair.times))
     return replace(found, spread=_spreads(correction, found, pair))
 
 
@@ -168,41 +165,58 @@ def _hide(
     else:
         stays = Cells(0.25, 0.25)(keys, (columns,)).numpy()
     hidden = rows.hide(~stays[:, :p], ~stays[:, p:])
-    guesses = [chains.guess(hidden, chain) for chain in (own, (own - 1) % chains.chains_)]
-    corrections = [correction.corrections(hidden, guess) for guess in guesses]
-    return _Pair(rows, hidden, raw[places], keys, guesses, corrections, chains.chains_)
+    pair = np.stack([own, (own - 1) % chains.chains_], 1)
+    # What was hidden on purpose is known to all other chains; what is missing anyway, to none.
+    state = chains.settle(hidden, pair, hidden.missing & ~rows.missing)
+    told = [correction.tell(hidden, chains.guess(hidden, state, chain)) for chain in pair.T]
+    return _Pair(rows, hidden, raw[places], keys, told, chains.chains_, times)
 
 
 def _spreads(correction: Correction, found: Calibration, pair: _Pair, draws: int = 20) -> np.ndarray:
     """(p,) the factor on the draws with which 90 % intervals will cover 90 % of cells.
 
-    It is found on held-out cells around one chain's centre (s_1) and around the average of two (s_2);
-    the squared width goes as a + b / K in the number of chains, which gives it for all of them.
+    It is found on held-out cells around the average of two chains' centres. The squared width goes as
+    a + b / K in the number of chains; how much two chains need less than one, pooled over columns (a column's
+    own is mostly chance), gives it for all of them.
     """
-    space, p = correction.space, pair.raw.shape[1]
-    one, two = (
-        centre(space, found, g, c)[:, :p] for g, c in zip(pair.guesses, pair.corrections, strict=True)
+    space, p, counts = correction.space, pair.raw.shape[1], pair.counts[:, : pair.raw.shape[1]]
+    one, two = (centre(space, found, told)[:, :p] for told in pair.told)
+    tails = _tails(correction, pair.told[0], pair.keys, draws, p)
+    single, double = (
+        _factor(space, middle, tails, pair.raw, counts) ** 2 for middle in (one, (one + two) / 2)
     )
-    noise = correction.noise([pair.hidden], pair.guesses[:1], pair.keys, draws)[..., :p]
-    single = _factor(space, one, noise, pair.raw, pair.counts[:, :p]) ** 2
-    double = _factor(space, (one + two) / 2, noise, pair.raw, pair.counts[:, :p]) ** 2
-    slope = 2 * np.clip(single - double, 0, None)
-    return np.asarray(np.sqrt(np.clip(single - slope * (1 - 1 / pair.chains), 0.15 * single, None)))
+    share = float((double / single) @ counts.sum(0) / max(counts.sum(), 1)) if counts.any() else 1.0
+    slope = 2 * float(np.clip(1 - share, 0, 0.45))
+    return np.asarray(np.sqrt(double * (1 - slope * (1 - 1 / pair.chains)) / (1 - slope / 2)))
+
+
+def _tails(correction: Correction, told: Told, keys: Keys, draws: int, p: int) -> list[np.ndarray]:
+    """Two (n, p): the ends of the central 90 % of draws around a guess."""
+
+    def some(rows: np.ndarray) -> np.ndarray:
+        noise = correction.noise([told[rows]], keys[torch.from_numpy(rows)], draws)[..., :p]
+        return np.stack(interval(noise))
+
+    batches = np.array_split(np.arange(len(told.added)), max(len(told.added) // 256, 1))
+    with Parallel(torch.get_num_threads(), prefer="threads") as pool, one_thread():
+        return list(np.concatenate(pool(delayed(some)(rows) for rows in batches), 1))
 
 
 def _factor(
-    space: TableSpace, middle: np.ndarray, noise: np.ndarray, truth: np.ndarray, counts: np.ndarray
+    space: TableSpace, middle: np.ndarray, tails: list[np.ndarray], truth: np.ndarray, counts: np.ndarray
 ) -> np.ndarray:
-    """(p,) the factor on the noise with which 90 % intervals around `middle` cover 90 %."""
+    """(p,) the factor on the tails with which 90 % intervals around `middle` cover 90 %."""
     factors = np.geomspace(0.3, 3.5, 33)
     score, inside = np.zeros((2, len(factors), counts.shape[1]))
-    tails = interval(noise)
-    for i, factor in enumerate(factors):
+    for j, scale in enumerate(space.scales_):
+        at = counts[:, j]
+        if scale is None or not at.any():
+            continue
         # The scale is monotone: ends of draws are draws of ends.
-        low, high = (space.from_gauss(middle + factor * tail) for tail in tails)
-        miss = np.maximum(low - truth, 0) + np.maximum(truth - high, 0)
-        score[i] = np.where(counts, (high - low + 20 * miss) / space.stds_, 0).sum(0)
-        inside[i] = ((miss <= 0) & counts).sum(0)
+        low, high = (scale.decode(middle[at, j] + factors[:, None] * tail[at, j]) for tail in tails)
+        miss = np.maximum(low - truth[at, j], 0) + np.maximum(truth[at, j] - high, 0)
+        score[:, j] = ((high - low + 20 * miss) / space.stds_[j]).sum(1)
+        inside[:, j] = (miss <= 0).sum(1)
     cells = counts.sum(0)
     # A column with few held-out cells leans on all columns together, as if it had 150 cells more.
     total = max(cells.sum(), 1)
@@ -214,7 +228,9 @@ def _factor(
     return np.where(coverage[0] > 0.9, factors[score.argmin(0)], reached)
 
 
-def _weights(said: np.ndarray, error: np.ndarray, counts: np.ndarray, chains: int) -> np.ndarray:
+def _weights(
+    said: np.ndarray, error: np.ndarray, counts: np.ndarray, chains: int, times: int = 1
+) -> np.ndarray:
     """(p,) the weight w, 0 to 1, for which m + w d errs least in the mean square, when guesses m and
     corrections d will be averaged over K chains.
 
@@ -225,19 +241,23 @@ def _weights(said: np.ndarray, error: np.ndarray, counts: np.ndarray, chains: in
     Args:
         said, error: (2, n, p), d and x - m of the two chains.
         counts: (n, p) cells that count.
+        times: how often the rows are repeated, one block after the other.
     """
     said, error = np.where(counts, said, 0).astype(float), np.where(counts, error, 0).astype(float)
 
     def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        within = (a[0] * b[0] + a[1] * b[1]).sum(0) / 2
-        across = (a[0] * b[1] + a[1] * b[0]).sum(0) / 2
+        within = (a[0] * b[0] + a[1] * b[1]) / 2
+        across = (a[0] * b[1] + a[1] * b[0]) / 2
         return np.asarray(within / chains + across * (1 - 1 / chains))
 
-    gain, square = product(said, error), product(said, said).clip(min=0)
-    # A column with few cells leans on all columns together, as if it had 50 cells more.
-    common = np.clip(gain.sum() / max(square.sum(), 1e-12), 0, 1)
+    gains, square = product(said, error), product(said, said).sum(0).clip(min=0)
+    # A column with few cells leans on all columns together, as if it had 50 cells more; and all columns
+    # together on their gain less two standard errors: it is the network that must earn trust. A row is
+    # hidden from several times, which makes it no more than one row's evidence.
+    by_row = gains.sum(1).reshape(times, -1).sum(0)
+    common = np.clip((gains.sum() - 2 * np.sqrt((by_row**2).sum())) / max(square.sum(), 1e-12), 0, 1)
     typical = 50 * square.sum() / max(counts.sum(), 1) + 1e-12
-    return np.asarray(np.clip((gain + typical * common) / (square + typical), 0, 1))
+    return np.asarray(np.clip((gains.sum(0) + typical * common) / (square + typical), 0, 1))
 
 
 def interval(draws: np.ndarray, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:

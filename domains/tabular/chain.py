@@ -3,21 +3,26 @@
 Chained equations (van Buuren & Groothuis-Oudshoorn 2011) with extremely randomised trees: each column is
 predicted from all others, missing cells are replaced by their predictions, and so on for a few rounds.
 
-There are several chains, each grown without two neighbouring folds of the rows, so that every row is unknown
-to two of them. A guess for a cell that was known, and is hidden on purpose to learn from, comes from a chain
-that never saw its row; two such guesses tell how far chains differ. A cell that is truly missing is guessed
-by all chains, and their answers are averaged at the very end, after the network has corrected each: it meets
-in use just what it met in training.
+There are several chains, one for each fold of the rows and grown without it. In all rounds but the last they
+fill the table together: what a missing cell holds is the average of what they say of it. The last round is
+read chain by chain from the table so settled; each reading is corrected by the network, and the corrected
+readings are averaged at the very end. So chains look at the best guesses there are of the other cells, and
+the network meets in use what it met in training, a single chain's reading.
+
+A cell that was known, and is hidden on purpose to learn from, must be guessed by chains that never saw its
+row: the one of its fold, and for rows held out for calibration another one, as two such guesses tell how far
+chains differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 from torch import Tensor
 
 from .forest import Forest, grow
@@ -27,6 +32,11 @@ _SQUARE = (
     0.1  # weight of the square among a number's targets: enough to be learned, too little to steer splits
 )
 _FLOOR = 0.1  # least spread of a guess on the Gaussian scale
+
+
+def _threads() -> ThreadPoolExecutor:
+    """As many as torch uses. (joblib asks every 10 ms whether a task is done; the tasks here are shorter.)"""
+    return ThreadPoolExecutor(torch.get_num_threads())
 
 
 @dataclass(frozen=True)
@@ -84,9 +94,10 @@ class TreeChains:
         forests_: by round, then column (numbers first), then chain; none for a column never observed.
         order_: the order in which columns are visited: fewest missing first.
         start_: (p + q,) what a missing cell holds before the first visit: the mean (0), the commonest level.
+        chains_: how many chains there are.
     """
 
-    def __init__(self, cardinalities: Sequence[int], trees: Sequence[int] = (3, 8), leaf: int = 2) -> None:
+    def __init__(self, cardinalities: Sequence[int], trees: Sequence[int] = (2, 2, 6), leaf: int = 2) -> None:
         self.cardinalities, self.trees, self.leaf = tuple(cardinalities), tuple(trees), leaf
 
     @property
@@ -95,53 +106,72 @@ class TreeChains:
         return [0, *np.cumsum(self.cardinalities, dtype=int).tolist()]
 
     def fit(
-        self, table: Table, fold: np.ndarray, *, seed: int, jobs: int = 2, progress: Progress | None = None
+        self,
+        table: Table,
+        fold: np.ndarray,
+        held: np.ndarray,
+        *,
+        seed: int,
+        progress: Progress | None = None,
     ) -> TreeChains:
         """Fit on `table`; `fold` (n,) says which fold each row belongs to. There is a chain for every fold k,
-        grown without folds k and k + 1."""
-        p = table.standard.shape[1]
-        missing = table.missing
+        grown without fold k and without those rows of fold k + 1 that are `held` (n,)."""
+        p, missing = table.standard.shape[1], table.missing
         self.columns = missing.shape[1]
         seen = (~missing).sum(0)
         self.order_ = [int(j) for j in np.argsort(-seen, kind="stable") if seen[j] > 0]
         levels = [np.bincount(c[c >= 0], minlength=1).argmax() for c in table.codes.T]
         self.start_ = np.array([0.0] * p + levels, dtype=np.float32)
-        count = int(fold.max(initial=0)) + 1
-        self.chains_ = count
-        unseen = [(fold == k) | (fold == (k + 1) % count) for k in range(count)]
-        states = [self._begin(table) for _ in range(count)]
+        self.chains_ = count = int(fold.max(initial=0)) + 1
+        blind = [(fold == k) | ((fold == (k + 1) % count) & held) for k in range(count)]
+        state, total = self._begin(table), max(len(self.trees) * len(self.order_), 1)
         self.forests_: list[dict[int, list[Forest]]] = []
-        for number, trees in enumerate(self.trees):
-            self.forests_.append({})
-            for at, j in enumerate(self.order_):
-                target, known = self._target(table, j), ~missing[:, j]
-                # With very few rows a chain may be left without a known cell, and then takes all of them.
-                chosen = [known & ~out if (known & ~out).any() else known for out in unseen]
-                self.forests_[number][j] = Parallel(jobs, prefer="threads")(
-                    delayed(self._grow)(
-                        np.delete(states[k], j, 1)[c],
-                        target[c],
-                        j,
-                        p,
-                        trees,
-                        seed + 9973 * number + 97 * j + k,
-                    )
-                    for k, c in enumerate(chosen)
-                )
-                for forest, state in zip(self.forests_[number][j], states, strict=True):
-                    self._visit(state, ~known, j, p, [forest], np.zeros(len(state), int))
-                if progress is not None:
-                    done = number * len(self.order_) + at + 1
-                    progress("growing trees", done / (len(self.trees) * len(self.order_)))
+        with _threads() as pool:
+            for number in range(len(self.trees)):
+                self.forests_.append({})
+                for at, j in enumerate(self.order_):
+                    seeds = range(seed, seed + count)
+                    grown = list(pool.map(partial(self._grow, table, state, j, number), blind, seeds))
+                    self.forests_[number][j] = grown
+                    if number < len(self.trees) - 1:
+                        self._agree(pool, state, j, [(np.flatnonzero(missing[:, j]), grown)])
+                    if progress is not None:
+                        progress("growing trees", (number * len(self.order_) + at + 1) / total)
         return self
 
-    def guess(self, table: Table, chain: np.ndarray) -> Guess:
-        """Guesses for the missing cells of `table`, those of row i by chain number `chain[i]`.
+    def settle(
+        self, table: Table, own: np.ndarray | None = None, hidden: np.ndarray | None = None
+    ) -> np.ndarray:
+        """(n, p + q) float32 rows as the trees of the last round look at them.
 
-        The chains that never saw a row of fold f are f and f - 1.
+        Args:
+            own: (n, m) the chains that may guess cells `hidden` (n, p + q) of each row; None: all chains may.
+                Where `own` alone is given, it is meant for every missing cell.
         """
-        p = table.standard.shape[1]
         missing, state = table.missing, self._begin(table)
+        groups = [] if own is None else np.unique(own, axis=0)
+        with _threads() as pool:
+            for forests in self.forests_[:-1]:
+                for j in self.order_:
+                    places = np.flatnonzero(missing[:, j])
+                    if own is None:
+                        self._agree(pool, state, j, [(places, forests[j])])
+                        continue
+                    purpose = np.ones(len(places), bool) if hidden is None else hidden[places, j]
+                    parts = [(places[~purpose], forests[j])]
+                    for chains in groups:
+                        mine = purpose & (own[places] == chains).all(1)
+                        parts.append((places[mine], [forests[j][k] for k in chains]))
+                    self._agree(pool, state, j, parts)
+        return state
+
+    def guess(self, table: Table, state: np.ndarray, chain: np.ndarray) -> Guess:
+        """Readings of the missing cells of `table`, those of row i by chain number `chain[i]`.
+
+        Args:
+            state: by `settle`.
+        """
+        p, missing = table.standard.shape[1], table.missing
         gauss, standard = np.nan_to_num(table.gauss), np.nan_to_num(table.standard)
         spread = np.where(missing[:, :p], 1.0, 0.0)
         shares = np.zeros((len(state), self.offsets[-1]), np.float32)
@@ -149,18 +179,18 @@ class TreeChains:
             known = np.flatnonzero(~missing[:, p + j])
             shares[known, first + table.codes[known, j]] = 1
             shares[missing[:, p + j], first:last] = 1 / max(last - first, 1)
-        for number in range(len(self.trees)):
-            for j in self.order_:
-                hidden = missing[:, j]
-                said = self._visit(state, hidden, j, p, self.forests_[number][j], chain)
-                if said is None or number + 1 < len(self.trees):
-                    continue
-                if j < p:
-                    standard[hidden, j], gauss[hidden, j] = said[:, 0], said[:, 1]
-                    variance = said[:, 2] / _SQUARE - said[:, 1] ** 2
-                    spread[hidden, j] = np.sqrt(np.clip(variance, 0, None) + _FLOOR**2)
-                else:
-                    shares[hidden, self.offsets[j - p] : self.offsets[j - p + 1]] = said
+        with _threads() as pool:
+            readings = pool.map(
+                lambda j: self._read(state, np.flatnonzero(missing[:, j]), j, chain), self.order_
+            )
+        for j, said in zip(self.order_, readings, strict=True):
+            gone = missing[:, j]
+            if j < p:
+                standard[gone, j], gauss[gone, j] = said[:, 0], said[:, 1]
+                variance = said[:, 2] / _SQUARE - said[:, 1] ** 2
+                spread[gone, j] = np.sqrt(np.clip(variance, 0, None) + _FLOOR**2)
+            else:
+                shares[gone, self.offsets[j - p] : self.offsets[j - p + 1]] = said
         return Guess(standard, gauss, spread, shares)
 
     def _begin(self, table: Table) -> np.ndarray:
@@ -168,31 +198,56 @@ class TreeChains:
         rows = np.concatenate([table.standard, table.codes], 1).astype(np.float32)
         return np.where(table.missing, self.start_, rows)
 
-    def _target(self, table: Table, j: int) -> np.ndarray:
-        p = table.standard.shape[1]
+    def _grow(
+        self, table: Table, state: np.ndarray, j: int, number: int, blind: np.ndarray, seed: int
+    ) -> Forest:
+        """The trees of one chain for column j in a round: rows `blind` (n,) stay unseen."""
+        p, last = table.standard.shape[1], number + 1 == len(self.trees)
+        known = ~table.missing[:, j]
+        # With very few rows a chain may be left without a known cell, and then takes all of them.
+        chosen = known & ~blind if (known & ~blind).any() else known
         if j >= p:
-            return table.codes[:, j - p]
-        gauss = table.gauss[:, j]
-        return np.stack([table.standard[:, j], gauss, _SQUARE * gauss**2], 1)
-
-    def _grow(self, rows: np.ndarray, target: np.ndarray, j: int, p: int, trees: int, seed: int) -> Forest:
+            target, width = table.codes[chosen, j - p], self.cardinalities[j - p]
+        elif last:
+            gauss = table.gauss[chosen, j]
+            target, width = np.stack([table.standard[chosen, j], gauss, _SQUARE * gauss**2], 1), 3
+        else:  # the rounds that settle the table ask for the mean alone
+            target, width = table.standard[chosen, j], 1
         # Class shares need more rows than a mean does; with many rows larger leaves keep the model small.
-        leaf = max(self.leaf, len(rows) // 3000) if j < p else max(self.leaf, 5, len(rows) // 2000)
-        width = 3 if j < p else self.cardinalities[j - p]
-        return grow(rows, target, trees=trees, leaf=leaf, width=width, seed=seed)
+        rows = len(target)
+        leaf = max(self.leaf, rows // 3000) if j < p else max(self.leaf, 5, rows // 2000)
+        return grow(
+            np.delete(state[chosen], j, 1),
+            target,
+            trees=self.trees[number],
+            leaf=leaf,
+            width=width,
+            seed=seed + 9973 * number + 97 * j,
+        )
 
-    def _visit(
-        self, state: np.ndarray, hidden: np.ndarray, j: int, p: int, forests: list[Forest], chain: np.ndarray
-    ) -> np.ndarray | None:
-        """Predict the hidden cells of column j, each row's by its chain, and write them into `state`."""
-        places = np.flatnonzero(hidden)
-        if len(places) == 0:
-            return None
-        rows, own = torch.from_numpy(np.delete(state[places], j, 1)), chain[places]
+    def _agree(
+        self,
+        pool: ThreadPoolExecutor,
+        state: np.ndarray,
+        j: int,
+        parts: list[tuple[np.ndarray, list[Forest]]],
+    ) -> None:
+        """Write into `state` what forests say of column j on average, each part of rows by its own."""
+        numbers, rows = self.columns - len(self.cardinalities), np.delete(state, j, 1)
+        asked = [(forest, rows[places]) for places, forests in parts if len(places) for forest in forests]
+        heard = pool.map(lambda one: one[0].predict(torch.from_numpy(one[1])).numpy(), asked)
+        for places, forests in parts:
+            if len(places):
+                said = sum(next(heard) for _ in forests) / len(forests)
+                state[places, j] = said[:, 0] if j < numbers else said.argmax(1)
+
+    def _read(self, state: np.ndarray, places: np.ndarray, j: int, chain: np.ndarray) -> np.ndarray:
+        """(k, O) what each row's own chain says of its column j in the last round."""
+        forests = self.forests_[-1][j]
+        rows, own = np.delete(state[places], j, 1), chain[places]
         said = np.empty((len(places), forests[0].values.shape[1]), np.float32)
         for k in np.unique(own):
-            said[own == k] = forests[k].predict(rows[torch.from_numpy(own == k)]).numpy()
-        state[places, j] = said[:, 0] if j < p else said.argmax(1)
+            said[own == k] = forests[k].predict(torch.from_numpy(rows[own == k])).numpy()
         return said
 
     def state(self) -> dict[str, Tensor]:

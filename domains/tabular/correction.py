@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,6 +46,30 @@ def select(copies: list[HiddenCells], rows: Tensor) -> HiddenCells:
         for name in ("features", "residual", "counts", "hidden")
     ]
     return HiddenCells(*(torch.cat(part) for part in parts))
+
+
+@dataclass(frozen=True)
+class Told:
+    """A guess, and what the network makes of it.
+
+    Args:
+        guess: by one chain.
+        added: (n, C + p) what the network would add to it: Gaussian scale, shares, standard scale.
+        scale: (n, C) of the residuals around it; 0 where known.
+        condition: the guess as the denoising head takes it.
+    """
+
+    guess: Guess
+    added: np.ndarray
+    scale: np.ndarray
+    condition: Condition
+
+    def __getitem__(self, rows: np.ndarray) -> Told:
+        condition, at = self.condition, torch.from_numpy(rows)
+        assert condition.tokens is not None and condition.known is not None
+        observed = condition.known.observed[at]
+        part = Condition(tokens=condition.tokens[at], known=Encoded(torch.zeros(observed.shape), observed))
+        return Told(self.guess[rows], self.added[rows], self.scale[rows], part)
 
 
 class Correction:
@@ -100,47 +127,36 @@ class Correction:
         residual = np.concatenate([gauss, shares, standard], 1)
         return np.where(real, residual, 0).clip(-_CLIP, _CLIP).astype(np.float32), real
 
-    def corrections(self, hidden: Table, guess: Guess) -> np.ndarray:
-        """(n, C + p) what the network would add to a guess: Gaussian scale, shares, standard scale."""
-        columns = self.space.columns
-        expected = self._expected(hidden, guess)
-        scale = np.concatenate([guess.spread, share_spread(guess.shares)], 1)
+    def tell(self, hidden: Table, guess: Guess) -> Told:
+        """Show the network a guess."""
         gone = self.space.entries(hidden.missing)
-        return np.concatenate([gone * scale * expected[:, :columns], expected[:, columns:]], 1)
-
-    def _expected(self, table: Table, guess: Guess) -> np.ndarray:
-        """(n, C + p) the network's expectation of the residuals."""
+        scale = np.concatenate([guess.spread, share_spread(guess.shares)], 1)
         with torch.no_grad():
-            condition = self.denoiser.network.encode(self._condition(table, guess))
-            return np.asarray(self.denoiser.network.expectation(condition))
+            condition = self.denoiser.network.encode(self._condition(hidden, guess))
+            expected = self.denoiser.network.expectation(condition).numpy()
+        columns = self.space.columns
+        added = np.concatenate([gone * scale * expected[:, :columns], expected[:, columns:]], 1)
+        return Told(guess, added, gone * scale, condition)
 
     def _condition(self, table: Table, guess: Guess) -> Condition:
         hidden = torch.from_numpy(self.space.entries(table.missing))
         known = Encoded(torch.zeros(hidden.shape), ~hidden)
         return Condition(channels=torch.from_numpy(self._features(table, guess)), known=known)
 
-    def noise(self, tables: list[Table], guesses: list[Guess], keys: Keys, draws: int) -> np.ndarray:
+    def noise(self, told: list[Told], keys: Keys, draws: int) -> np.ndarray:
         """(draws, n, C) diffused residuals in model space, 0 where known; draw d is told by guess d mod K."""
-        n = len(tables[0].standard)
-        gone = self.space.entries(tables[0].missing)
-        scales = [gone * np.concatenate([guess.spread, share_spread(guess.shares)], 1) for guess in guesses]
+        n, columns = told[0].scale.shape
         sampler = DPMSolver2M(steps=self.steps)
-        out = np.zeros((draws, *gone.shape), np.float32)
+        out = np.zeros((draws, n, columns), np.float32)
         with torch.no_grad():
-            told = [
-                self.denoiser.network.encode(self._condition(*pair))
-                for pair in zip(tables, guesses, strict=True)
-            ]
             for first in range(0, draws, _DRAWS):
                 # Always _DRAWS at once, also when fewer are wanted: the same arithmetic for the same draw.
                 number = torch.arange(first, first + _DRAWS)
-                condition = _stacked([told[int(d) % len(told)] for d in number])
+                condition = _stacked([told[int(d) % len(told)].condition for d in number])
                 batch = Keys(keys.seed, keys.items.repeat(_DRAWS), number.repeat_interleave(n))
-                noise = (
-                    sampler(self.denoiser, (gone.shape[1],), batch, condition).reshape(_DRAWS, n, -1).numpy()
-                )
+                noise = sampler(self.denoiser, (columns,), batch, condition).reshape(_DRAWS, n, -1).numpy()
                 for d in range(first, min(first + _DRAWS, draws)):
-                    out[d] = scales[d % len(scales)] * noise[d - first]
+                    out[d] = told[d % len(told)].scale * noise[d - first]
         return out
 
 
@@ -153,6 +169,18 @@ def _stacked(conditions: list[Condition]) -> Condition:
         observed.append(condition.known.observed)
     known = torch.cat(observed)
     return Condition(tokens=torch.cat(tokens), known=Encoded(torch.zeros(known.shape), known))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A network this small is computed fastest by one thread: several wait for each other, and on a busy
+    machine wait long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def share_spread(shares: np.ndarray) -> np.ndarray:

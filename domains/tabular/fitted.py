@@ -22,7 +22,7 @@ from .filling import Filling
 from .model import Filled, ModelSettings, TableModel
 
 Missing = Collection[Hashable] | Mapping[Hashable, Collection[Hashable]]
-FORMAT = "ebbtide-table/1"
+FORMAT = "ebbtide-table/2"
 BYTES_IN_MEMORY = 64 * 2**20
 """Bytes of draws that are held at a time."""
 

@@ -21,66 +21,80 @@ from ...shared.errors import EbbtideError
 @dataclass(frozen=True)
 class Forest:
     """T binary trees over F features with O outputs, their nodes one after another in depth-first order
-    (so that a node's left child is the next node).
+    (so that a node's left child is the next node). Which nodes are leaves says all about their shape: where
+    trees begin and which node is a right child follows from it and is not kept.
 
     Args:
-        roots: (T,) int32, index of each tree's first node.
-        feature: (N,) int16, the feature a node asks about; -1 at a leaf.
-        threshold: (N,) float16; a row goes left when its feature is not above it.
-        right: (N,) int32, the right child; at a leaf, its row in `values`.
+        feature: (N,) int8, or int16 beyond 127 features: the feature a node asks about; -1 at a leaf.
+        threshold: (N - L,) float16; a row goes left when its feature is not above it.
         values: (L, O) float16, what a leaf predicts.
     """
 
-    roots: Tensor
     feature: Tensor
     threshold: Tensor
-    right: Tensor
     values: Tensor
 
     @classmethod
     def pack(cls, fitted: ExtraTreesRegressor | ExtraTreesClassifier, width: int) -> Forest:
         """The arrays of a fitted scikit-learn forest. A classifier's leaf holds `width` probabilities."""
-        roots, nodes = [], 0
-        feature, threshold, right, values, leaves = [], [], [], [], 0
+        feature, threshold, values = [], [], []
         for tree in (estimator.tree_ for estimator in fitted.estimators_):
             leaf = tree.children_left < 0
             inner = np.flatnonzero(~leaf)
             if not np.array_equal(tree.children_left[inner], inner + 1):
                 raise EbbtideError("tree-order", "this scikit-learn does not lay trees out depth first")
-            roots.append(nodes)
-            feature.append(np.where(leaf, -1, tree.feature).astype(np.int16))
-            threshold.append(_thresholds(tree.threshold))
-            right.append(
-                np.where(leaf, leaves + np.cumsum(leaf) - 1, tree.children_right + nodes).astype(np.int32)
-            )
+            feature.append(np.where(leaf, -1, tree.feature))
+            threshold.append(_thresholds(tree.threshold[inner]))
             values.append(_leaf_values(fitted, tree.value[leaf], width))
-            nodes, leaves = nodes + len(leaf), leaves + int(leaf.sum())
+        small = np.int8 if fitted.n_features_in_ <= np.iinfo(np.int8).max else np.int16
         return cls(
-            torch.tensor(roots, dtype=torch.int32),
-            torch.from_numpy(np.concatenate(feature)),
+            torch.from_numpy(np.concatenate(feature).astype(small)),
             torch.from_numpy(np.concatenate(threshold)),
-            torch.from_numpy(np.concatenate(right)),
             torch.from_numpy(np.concatenate(values).astype(np.float16)),
         )
 
     @cached_property
-    def _walk(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _open(self) -> Tensor:
+        """(N,) int64: of all nodes up to this one, inner nodes less leaves. A tree, or a subtree, ends where
+        this falls below what it was before it for the first time."""
+        return torch.where(self.feature < 0, -1, 1).cumsum(0)
+
+    @property
+    def trees(self) -> int:
+        """T."""
+        return -int(self._open[-1])
+
+    @cached_property
+    def _walk(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """For walking without asking who has arrived: a leaf asks feature 0, always answers left, and its
-        left child is itself. (N,) int32 feature, (N,) threshold, (2 N,) int32 children."""
-        leaf, here = self.feature < 0, torch.arange(len(self.feature), dtype=torch.int32)
-        children = torch.stack([torch.where(leaf, here, here + 1), self.right], 1).reshape(-1)
-        threshold = self.threshold.float().masked_fill(leaf, torch.inf)
-        return self.feature.clamp(min=0).int(), threshold, children
+        left child is itself. (T,) int32 roots, (N,) int32 feature, (N,) threshold, (2 N,) int32 children,
+        (N,) int32 rank of a leaf among the leaves."""
+        nodes, leaf = len(self.feature), self.feature < 0
+        here = torch.arange(nodes)
+        # A node's right child follows the end of its left subtree: the first later node where one fewer is
+        # open than at the node. Sorted by (open, place), that is the successor of (open - 1, own place).
+        rank = (self._open - self._open.min()) * nodes + here
+        ordered, order = rank.sort()
+        after = torch.searchsorted(ordered, rank[~leaf] - nodes, right=True)
+        right = here.clone()
+        right[~leaf] = order[after] + 1
+        children = torch.stack([torch.where(leaf, here, here + 1), right], 1).reshape(-1).int()
+        threshold = torch.full((nodes,), torch.inf)
+        threshold[~leaf] = self.threshold.float()
+        lowest = self._open.cummin(0).values
+        ends = torch.nonzero((lowest < 0) & (lowest.diff(prepend=lowest.new_zeros(1)) < 0)).squeeze(1)
+        roots = torch.cat([ends.new_zeros(1), ends[:-1] + 1]).int()
+        return roots, self.feature.clamp(min=0).int(), threshold, children, (leaf.cumsum(0) - 1).int()
 
     def predict(self, rows: Tensor) -> Tensor:
         """Mean of the trees. rows (n, F) float32 -> (n, O) float32."""
-        n, trees = len(rows), len(self.roots)
+        n = len(rows)
         if n == 0:
             return torch.zeros(0, self.values.shape[1])
         rows = rows if rows.shape[1] else rows.new_zeros(n, 1)
-        feature, threshold, children = self._walk
-        flat, width = rows.reshape(-1), rows.shape[1]
-        node = self.roots.repeat(n)
+        roots, feature, threshold, children, rank = self._walk
+        flat, width, trees = rows.reshape(-1), rows.shape[1], len(roots)
+        node = roots.repeat(n)
         start = (torch.arange(n, dtype=torch.int32) * width).repeat_interleave(trees)
         place: Tensor | None = None  # which (row, tree) each walker is; None while all are walking
         end = torch.empty(n * trees, dtype=torch.int32)
@@ -97,7 +111,7 @@ class Forest:
                 end.index_copy_(0, place, node)
                 place = place.index_select(0, walking)
             node, start = node.index_select(0, walking), start.index_select(0, walking)
-        leaves = self.right.index_select(0, end)
+        leaves = rank.index_select(0, end)
         return self.values.index_select(0, leaves).float().reshape(n, trees, -1).mean(1)
 
     def state(self, prefix: str) -> dict[str, Tensor]:
@@ -106,21 +120,22 @@ class Forest:
 
     @classmethod
     def from_state(cls, tensors: Mapping[str, Tensor], prefix: str, features: int) -> Forest:
-        """Read and check: every walk must stay inside the arrays and end."""
+        """Read and check: the nodes must make up whole trees."""
         forest = cls(*(tensors[f"{prefix}.{name}"] for name in cls.__dataclass_fields__))
-        nodes, leaf = len(forest.feature), forest.feature < 0
-        here = torch.arange(nodes)
+        leaves = int((forest.feature < 0).sum())
         sound = (
-            len(forest.threshold) == len(forest.right) == nodes
+            leaves > 0
+            and forest.feature.dtype in (torch.int8, torch.int16)
             and bool((forest.feature < features).all())
-            and bool((forest.right[~leaf] > here[~leaf]).all())  # children come later: no loops
-            and bool((forest.right[~leaf] < nodes).all())
-            and bool(((forest.right[leaf] >= 0) & (forest.right[leaf] < len(forest.values))).all())
-            and bool(((forest.roots >= 0) & (forest.roots < nodes)).all())
-            and bool(leaf[-1])
+            and len(forest.threshold) == len(forest.feature) - leaves
+            and forest.values.ndim == 2
+            and len(forest.values) == leaves
+            # The last node closes the last tree, and no node is left over.
+            and forest.trees > 0
+            and bool((forest._open[:-1] > forest._open[-1]).all())
         )
         if not sound:
-            raise EbbtideError("model-forest", "the trees point outside themselves", prefix, "train it again")
+            raise EbbtideError("model-forest", "the nodes do not make up trees", prefix, "train it again")
         return forest
 
 
@@ -148,10 +163,10 @@ def grow(rows: np.ndarray, target: np.ndarray, *, trees: int, leaf: int, width: 
 
     Args:
         rows: (n, F) float32.
-        target: (n, O) float for a number, (n,) integer codes below `width` for a category.
+        target: (n, O) or (n,) float for a number, (n,) integer codes below `width` for a category.
         trees, leaf: how many trees, and the fewest rows in a leaf.
     """
-    if target.ndim == 1:
+    if np.issubdtype(target.dtype, np.integer):
         fitted = ExtraTreesClassifier(trees, min_samples_leaf=leaf, max_features=None, random_state=seed)
     else:
         fitted = ExtraTreesRegressor(trees, min_samples_leaf=leaf, random_state=seed)

@@ -8,8 +8,7 @@ and network and the spread of the draws are chosen (`calibration`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from ...shared.training import TrainingSettings, train
 from .calibration import Calibration, calibrate, centre, interval, mean
 from .chain import Guess, Table, TreeChains
 from .codec import Coded
-from .correction import Correction, HiddenCells, select
+from .correction import Correction, HiddenCells, one_thread, select
 from .space import TableSpace
 
 __all__ = ["Filled", "ModelSettings", "TableModel", "interval"]
@@ -55,7 +54,7 @@ class ModelSettings:
     trees: tuple[int, ...] | None = None
     folds: int = 8
     leaf: int = 2
-    copies: int = 3
+    copies: int = 8
     hide: tuple[float, float] = (0.03, 0.45)
     width: int = 128
     depth: int = 2
@@ -84,13 +83,13 @@ class ModelSettings:
 
     def trees_for(self, rows: int) -> tuple[int, ...]:
         """Trees of a chain: many where they cost little, as few rows make noisy trees."""
-        return self.trees or ((4, 16) if rows < 3000 else (2, 6))
+        return self.trees or ((4, 4, 16) if rows < 3000 else (2, 2, 2, 6))
 
     def steps_for(self, rows: int, columns: int) -> int:
         """Training steps for a table of this size: few cells are overfitted soon, and 30 rows are too few."""
         if self.steps is not None:
             return self.steps
-        return 0 if rows < 30 else int(np.clip(rows * columns / 250, 100, 2000))
+        return 0 if rows < 30 else int(np.clip(rows * columns / 140, 100, 2000))
 
 
 @dataclass(frozen=True)
@@ -165,11 +164,13 @@ class TableModel:
         rows, (p, q) = len(coded.numbers), (coded.numbers.shape[1], len(cardinalities))
         space = TableSpace(cardinalities).fit(coded.numbers)
         table, fold = scaled(space, coded), _folds(rows, settings.folds, seed)
+        held = _held_out(rows, settings, seed)
+        tested = held if held.any() else ~held
         chains = TreeChains(space.cardinalities, settings.trees_for(rows), settings.leaf).fit(
             table,
             fold,
+            tested,
             seed=seed,
-            jobs=torch.get_num_threads(),
             progress=lambda label, fraction: tell(label, 0.3 * fraction),
         )
         known = float((~table.missing).sum(1).mean()) if rows else 1.0
@@ -181,17 +182,14 @@ class TableModel:
         model = cls(settings, space, chains, correction, Calibration.none(p, q))
         if p + q == 0 or table.missing.all():
             return model
-        held = _held_out(rows, settings, seed)
         if steps := settings.steps_for(rows, p + q):
             lessons = []
             for copy in range(settings.copies):
                 tell("hiding cells and guessing them", 0.3 + 0.2 * copy / settings.copies)
-                lessons.append(model._lesson(table, (fold - copy % 2) % chains.chains_, seed, copy))
+                lessons.append(model._lesson(table, fold, seed, copy))
             model._learn(lessons, held, steps, seed, folder, resume, device, tell)
         tell("calibrating on held-out cells", 0.92)
-        model.calibration = calibrate(
-            chains, correction, table, coded.numbers, fold, held if held.any() else ~held, seed
-        )
+        model.calibration = calibrate(chains, correction, table, coded.numbers, fold, tested, seed)
         tell("fitted", 1.0)
         return model
 
@@ -201,7 +199,8 @@ class TableModel:
         keys = Keys.range(seed, len(table.standard), draw=copy)
         stays = Cells(*self.settings.hide)(keys, (table.missing.shape[1],)).numpy()
         hidden = table.hide(~stays[:, :p], ~stays[:, p:])
-        return self.correction.lesson(table, hidden, self.chains.guess(hidden, chain))
+        state = self.chains.settle(hidden, chain[:, None])
+        return self.correction.lesson(table, hidden, self.chains.guess(hidden, state, chain))
 
     def _learn(
         self,
@@ -225,7 +224,7 @@ class TableModel:
             checkpoint_every=250,
         )
         kept = torch.from_numpy(~held)
-        with _one_thread():
+        with one_thread():
             train(
                 self.correction.denoiser,
                 select(lessons, kept),
@@ -254,14 +253,17 @@ class TableModel:
             chunk = slice(start, start + _CHUNK)
             some, own = Coded(coded.numbers[chunk], coded.codes[chunk]), torch.from_numpy(items[chunk]).long()
             table = scaled(self.space, some)
-            guesses = [self.chains.guess(table, np.full(len(some), k)) for k in range(self.chains.chains_)]
+            state = self.chains.settle(table)
+            guesses = [
+                self.chains.guess(table, state, np.full(len(some), k)) for k in range(self.chains.chains_)
+            ]
             keys = Keys(seed, own, torch.zeros_like(own))
             batches = [
                 np.arange(first, min(first + _ROWS, len(some))) for first in range(0, len(some), _ROWS)
             ]
             # Small products are computed faster by two workers with a thread each than by one with two.
             jobs = torch.get_num_threads()
-            with _one_thread():
+            with one_thread():
                 parts += Parallel(jobs if len(batches) > 1 else 1, prefer="threads")(
                     delayed(self._fill_rows)(some, table, guesses, rows, keys, draws) for rows in batches
                 )
@@ -290,12 +292,11 @@ class TableModel:
         count, p = len(rows), coded.numbers.shape[1]
         padded = np.concatenate([rows, np.full(_ROWS - count, rows[-1])])
         hidden, guesses = table[padded], [guess[padded] for guess in guesses]
-        corrections = [self.correction.corrections(hidden, guess) for guess in guesses]
-        told = list(zip(guesses, corrections, strict=True))
-        middle = np.mean([centre(self.space, self.calibration, *pair) for pair in told], 0)
-        standard = np.mean([mean(self.space, self.calibration, *pair) for pair in told], 0)
+        told = [self.correction.tell(hidden, guess) for guess in guesses]
+        middle = np.mean([centre(self.space, self.calibration, one) for one in told], 0)
+        standard = np.mean([mean(self.space, self.calibration, one) for one in told], 0)
         spread = np.concatenate([self.calibration.spread, np.ones(self.space.columns - p)])
-        noise = self.correction.noise([hidden] * len(guesses), guesses, keys[torch.from_numpy(padded)], draws)
+        noise = self.correction.noise(told, keys[torch.from_numpy(padded)], draws)
         drawn = (middle + spread * noise)[:, :count]
         observed = ~np.isnan(coded.numbers[rows])
         numbers, average, median = (
@@ -359,18 +360,6 @@ def scaled(space: TableSpace, coded: Coded) -> Table:
     """A coded table on both scales; levels beyond the fitted ones count as missing."""
     codes = np.where(coded.codes < np.array(space.cardinalities, dtype=int), coded.codes, -1)
     return Table(space.standard(coded.numbers), space.gauss(coded.numbers), codes.astype(np.int32))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """A network this small is computed fastest by one thread: several wait for each other, and on a busy
-    machine wait long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _folds(rows: int, folds: int, seed: int) -> np.ndarray:

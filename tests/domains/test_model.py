@@ -17,7 +17,7 @@ from ebbtide.domains.tabular.model import ModelSettings, TableModel
 from ebbtide.domains.tabular.space import GaussScale, TableSpace
 from ebbtide.shared.errors import EbbtideError
 
-SMALL = ModelSettings(trees=(2, 6), folds=8, steps=300, batch_size=256)
+SMALL = ModelSettings(trees=(4, 4, 12), folds=8, steps=300, batch_size=256)
 
 
 @pytest.fixture(autouse=True)
@@ -66,25 +66,37 @@ def test_rows_do_not_mind_company():
         assert torch.equal(forest.predict(torch.from_numpy(rows[part])), whole[part])
 
 
-@pytest.mark.parametrize("harm", ["loop", "outside", "leaf", "feature", "root"])
-def test_trees_that_point_outside_themselves_are_refused(harm):
+@pytest.mark.parametrize("harm", ["open", "left over", "empty", "leaf", "threshold", "feature"])
+def test_nodes_that_make_up_no_trees_are_refused(harm):
     rows = np.random.default_rng(3).normal(size=(50, 3)).astype(np.float32)
     state = Forest.pack(ExtraTreesRegressor(2, random_state=0).fit(rows, rows[:, :2]), 0).state("f")
     state = {name: value.clone() for name, value in state.items()}
+    assert Forest.from_state(state, "f", features=3).trees == 2
     inner = int((state["f.feature"] >= 0).nonzero()[1])
-    leaf = int((state["f.feature"] < 0).nonzero()[0])
-    if harm == "loop":
-        state["f.right"][inner] = 0
-    elif harm == "outside":
-        state["f.right"][inner] = len(state["f.right"])
+    if harm == "open":  # the last leaf is gone: a node has one child
+        state["f.feature"], state["f.values"] = state["f.feature"][:-1], state["f.values"][:-1]
+    elif harm == "left over":  # a node after the last tree has closed
+        state["f.feature"] = torch.cat([state["f.feature"], state["f.feature"][:1]])
+        state["f.threshold"] = torch.cat([state["f.threshold"], state["f.threshold"][:1]])
+    elif harm == "empty":
+        state = {name: value[:0] for name, value in state.items()}
     elif harm == "leaf":
-        state["f.right"][leaf] = len(state["f.values"])
-    elif harm == "feature":
-        state["f.feature"][inner] = 3
+        state["f.values"] = state["f.values"][:-1]
+    elif harm == "threshold":
+        state["f.threshold"] = state["f.threshold"][1:]
     else:
-        state["f.roots"][1] = -1
+        state["f.feature"][inner] = 3
     with pytest.raises(EbbtideError, match="model-forest"):
         Forest.from_state(state, "f", features=3)
+
+
+def test_a_forest_takes_five_bytes_a_node_beside_its_leaves():
+    rows = np.random.default_rng(3).normal(size=(500, 3)).astype(np.float32)
+    forest = Forest.pack(ExtraTreesRegressor(4, random_state=0).fit(rows, rows[:, :2]), 0)
+    size = sum(t.numel() * t.element_size() for t in forest.state("f").values())
+    nodes, leaves = len(forest.feature), len(forest.values)
+    assert nodes == 2 * leaves - 4  # four full binary trees
+    assert size == nodes + 2 * (nodes - leaves) + 2 * 2 * leaves
 
 
 # ------------------------------------------------------------------------------------------------ scales
@@ -129,20 +141,43 @@ def test_a_constant_column_stays_constant_and_an_empty_one_missing():
 # ------------------------------------------------------------------------------------------------ chains
 
 
-def test_a_chain_has_not_seen_the_rows_it_is_asked_about_in_training():
-    """Rows carry numbers that nothing predicts. A chain that saw a row remembers it; f and f - 1 must not."""
-    rng = np.random.default_rng(5)
-    table = Table(rng.normal(size=(300, 3)), rng.normal(size=(300, 3)), np.zeros((300, 0), np.int32))
-    fold = np.arange(300) % 6
-    chains = TreeChains([], trees=(4,), leaf=1).fit(table, fold, seed=0)
-    hidden = table.hide(np.repeat([[True, False, False]], 300, 0), np.zeros((300, 0), bool))
+def remembered(chains: TreeChains, table: Table, chain: np.ndarray) -> float:
+    """How well a chain tells numbers that nothing predicts: it can only remember them."""
+    n = len(table.standard)
+    hidden = table.hide(np.repeat([[True, False, False]], n, 0), np.zeros((n, 0), bool))
+    said = chains.guess(hidden, chains.settle(hidden, chain[:, None]), chain).standard[:, 0]
+    return float(np.corrcoef(said, table.standard[:, 0])[0, 1])
 
-    def remembered(shift: int) -> float:
-        said = chains.guess(hidden, (fold + shift) % 6).standard[:, 0]
-        return float(np.corrcoef(said, table.standard[:, 0])[0, 1])
 
-    assert max(abs(remembered(0)), abs(remembered(-1))) < 0.2  # 3.5 standard errors
-    assert min(remembered(1), remembered(3)) > 0.9
+def noise_table(rows: int, seed: int) -> Table:
+    rng = np.random.default_rng(seed)
+    return Table(rng.normal(size=(rows, 3)), rng.normal(size=(rows, 3)), np.zeros((rows, 0), np.int32))
+
+
+@pytest.mark.parametrize("trees", [(4,), (2, 4)])
+def test_a_chain_has_not_seen_the_rows_it_is_asked_about_in_training(trees):
+    """The chain of a row's fold must not have seen it; for rows held out the chain before it neither."""
+    table, fold = noise_table(300, 5), np.arange(300) % 6
+    held = np.random.default_rng(0).random(300) < 0.5
+    chains = TreeChains([], trees=trees, leaf=1).fit(table, fold, held, seed=0)
+    assert abs(remembered(chains, table, fold)) < 0.2  # 3.5 standard errors
+    before = (fold - 1) % 6
+    assert abs(remembered(chains, table[held], before[held])) < 0.3
+    assert remembered(chains, table[~held], before[~held]) > 0.9
+    assert remembered(chains, table, (fold + 2) % 6) > 0.9
+
+
+def test_cells_hidden_on_purpose_are_settled_by_their_own_chains_and_missing_ones_by_all():
+    table, fold = noise_table(300, 6), np.arange(300) % 4
+    chains = TreeChains([], trees=(3, 1), leaf=1).fit(table, fold, np.zeros(300, bool), seed=0)
+    first = np.repeat([[True, False, False]], 300, 0)
+    hidden = table.hide(first, np.zeros((300, 0), bool))
+    everybody = chains.settle(hidden)
+    assert np.corrcoef(everybody[:, 0], table.standard[:, 0])[0, 1] > 0.8  # three in four remember
+    own = chains.settle(hidden, fold[:, None], first)
+    assert abs(np.corrcoef(own[:, 0], table.standard[:, 0])[0, 1]) < 0.2
+    assert np.array_equal(chains.settle(hidden, fold[:, None], ~first), everybody)
+    assert np.allclose(chains.settle(hidden, np.tile(np.arange(4), (300, 1))), everybody)
 
 
 def test_known_cells_of_a_guess_are_the_table_itself():
@@ -150,8 +185,8 @@ def test_known_cells_of_a_guess_are_the_table_itself():
     table = Table(
         rng.normal(size=(60, 2)), rng.normal(size=(60, 2)), rng.integers(0, 3, (60, 1)).astype(np.int32)
     )
-    chains = TreeChains([3], trees=(2,)).fit(table, np.arange(60) % 3, seed=0)
-    guess = chains.guess(table, np.zeros(60, int))
+    chains = TreeChains([3], trees=(2, 2)).fit(table, np.arange(60) % 3, np.zeros(60, bool), seed=0)
+    guess = chains.guess(table, chains.settle(table), np.zeros(60, int))
     assert np.array_equal(guess.standard, table.standard)
     assert np.array_equal(guess.gauss, table.gauss)
     assert not guess.spread.any()

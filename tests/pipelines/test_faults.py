@@ -199,7 +199,7 @@ def test_26_output_that_exists_is_refused(ebbtide, tmp_path: Path) -> None:
         one_line(ebbtide(verb, path, "-o", tmp_path / verb), 2, "output-exists", "--overwrite")
         assert ebbtide(verb, path, "-o", tmp_path / verb, "--overwrite")[0] == 0
     config = tmp_path / "train/config.json"
-    config.write_text(config.read_text().replace("ebbtide-table/1", "ebbtide-table/9"))
+    config.write_text(config.read_text().replace("ebbtide-table/2", "ebbtide-table/9"))
     one_line(ebbtide("info", tmp_path / "train"), 2, "model-refused")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from ebbtide.domains.tabular import fitted as fitted_module
 from ebbtide.domains.tabular.fitted import FittedTable
@@ -15,7 +17,7 @@ from ebbtide.pipelines.estimator import TabularImputer
 from ebbtide.pipelines.frames import impute
 
 TINY = ModelSettings(
-    trees=(2,), folds=2, copies=1, steps=20, width=16, depth=1, head_width=16, head_depth=1, sampler_steps=3
+    trees=(2, 2), folds=2, copies=1, steps=20, width=16, depth=1, head_width=16, head_depth=1, sampler_steps=3
 )
 
 
@@ -60,3 +62,9 @@ def test_the_transformer_does_not_mind_company() -> None:
     assert np.array_equal(imputer.transform(given[order]), whole[order])
     gone = np.flatnonzero(np.isnan(given).any(1))[:3]
     assert all(np.array_equal(imputer.transform(given[row : row + 1]), whole[row : row + 1]) for row in gone)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([TabularImputer(draws=3, settings=TINY)])
+def test_scikit_learn_checks(estimator: Any, check: Any) -> None:
+    check(estimator)

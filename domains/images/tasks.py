@@ -1,0 +1,249 @@
+"""What is known, and where sampling begins, for each job on pictures. Pure functions on tensors.
+
+==================  ==================================================  ======================================
+job                 what is known                                       where sampling begins
+==================  ==================================================  ======================================
+inpaint             all but the hidden part (`ImageSpace.encode`)       noise
+outpaint            the picture, amid an unknown border (`outpaint`)    noise
+enlarge             every k-th pixel (`every_kth`), or the mean of      noise
+                    each block (`BlockMeans`)
+vary                nothing                                             the picture, noised (`start_time`)
+edit (SDEdit)       all but the edited part, or nothing (`edit`)        the picture with strokes, noised
+interpolate         nothing                                             a mixture of two pictures' noise
+                                                                        (`to_noise`, `slerp`, `GivenNoise`)
+==================  ==================================================  ======================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...shared.data import NOTHING, Condition, like
+from ...shared.denoisers import Denoiser
+from ...shared.errors import InputError
+from ...shared.noise import Keys, White
+from ...shared.samplers import Heun, NoiseSource, Step
+from ...shared.schedules import Schedule, knee_grid
+from .pictures import Picture
+
+# --- outpainting --------------------------------------------------------------------------------
+
+
+def borders(border: int | Sequence[int]) -> tuple[int, int, int, int]:
+    """(top, right, bottom, left) from one number, or two (top and bottom, right and left), or four.
+
+    Raises:
+        InputError: `border`: another number of them, a negative one, or none above 0.
+    """
+    given = (border,) if isinstance(border, int) else tuple(border)
+    if len(given) not in (1, 2, 4) or min(given) < 0 or max(given) == 0:
+        remedy = "give 1, 2 or 4 widths in pixels: top, right, bottom, left"
+        raise InputError("border", f"{given} is not a border", "", remedy)
+    top, right, bottom, left = (given * 4)[:4]
+    return top, right, bottom, left
+
+
+def outpaint(image: Tensor, border: int | Sequence[int]) -> tuple[Tensor, Tensor]:
+    """A larger canvas with the picture in it.
+
+    Args:
+        image: (..., C, H, W) of any type.
+        border: see `borders`.
+
+    Returns:
+        The canvas (..., C, H + top + bottom, W + left + right), 0 in the border, and where it is observed.
+    """
+    top, right, bottom, left = borders(border)
+    sides = (left, right, top, bottom)
+    return F.pad(image, sides), F.pad(torch.ones_like(image, dtype=torch.bool), sides)
+
+
+def widened(picture: Picture, border: int | Sequence[int]) -> tuple[Picture, np.ndarray]:
+    """The same of a picture: the larger one, and (H, W) bool where it is to be filled. Give both to
+    `ImageSpace.encode`."""
+    top, right, bottom, left = borders(border)
+    sides = ((top, bottom), (left, right))
+    pixels = np.pad(picture.pixels, (*sides, (0, 0)))
+    hidden = np.pad(np.zeros(picture.size, bool), sides, constant_values=True)
+    return replace(picture, pixels=pixels), hidden
+
+
+# --- super-resolution ---------------------------------------------------------------------------
+
+
+def every_kth(low: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """A large canvas of which every k-th pixel along both axes is a pixel of the small picture: exact for a
+    denoiser trained with such masks (`shared.masking.EveryKth` with `grid`). It takes pixels for points; for
+    a picture made smaller by averaging use `BlockMeans`.
+
+    Args:
+        low: (..., C, h, w).
+        factor: k, 2 or more.
+
+    Returns:
+        The canvas (..., C, k h, k w), 0 where unknown, and where it is observed.
+    """
+    _require_factor(factor)
+    first = (factor - 1) // 2  # nearest to the middle of its block
+    shape = (*low.shape[:-2], low.shape[-2] * factor, low.shape[-1] * factor)
+    canvas = low.new_zeros(shape)
+    observed = torch.zeros(shape, dtype=torch.bool, device=low.device)
+    canvas[..., first::factor, first::factor] = low
+    observed[..., first::factor, first::factor] = True
+    return canvas, observed
+
+
+def block_means(x: Tensor, factor: int) -> Tensor:
+    """(..., C, k h, k w) -> (..., C, h, w): the mean of each block of k x k pixels."""
+    height, width = x.shape[-2] // factor, x.shape[-1] // factor
+    if (height * factor, width * factor) != tuple(x.shape[-2:]):
+        raise ValueError(f"{tuple(x.shape[-2:])} pixels do not divide into blocks of {factor}")
+    blocks: Tensor = x.unflatten(-1, (width, factor)).unflatten(-3, (height, factor))
+    return blocks.mean((-3, -1))
+
+
+def agree(x: Tensor, low: Tensor, factor: int) -> Tensor:
+    """The picture nearest to x whose blocks of k x k pixels have the means `low`: what x lacks is added to
+    each block evenly (an orthogonal projection).
+
+    Args:
+        x: (..., C, k h, k w).
+        low: (..., C, h, w).
+    """
+    missing = low - block_means(x, factor)
+    return x + missing.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+
+
+@dataclass(frozen=True)
+class BlockMeans:
+    """A denoiser made to agree with a small picture that is the block means of the one sought (the range and
+    null space decomposition of DDNM: Wang, Yu & Zhang 2023, eq. 13). The result agrees exactly. It is a
+    training-free rule: draws agree with the small picture and look right, but differ less or more than
+    they should.
+
+    Args:
+        denoiser: of large pictures.
+        low: (B, C, h, w) in model space.
+        factor: k.
+    """
+
+    denoiser: Denoiser
+    low: Tensor
+    factor: int
+
+    def __post_init__(self) -> None:
+        _require_factor(self.factor)
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return agree(self.denoiser(x_t, t, condition), self.low.to(x_t), self.factor)
+
+
+def _require_factor(factor: int) -> None:
+    if factor < 2:
+        raise InputError("scale", f"{factor} is no factor to enlarge by", "", "choose 2, 3 or 4")
+
+
+# --- variations, editing ------------------------------------------------------------------------
+
+
+def start_time(strength: float, schedule: Schedule) -> float:
+    """The time from which a picture is denoised again to vary it.
+
+    Args:
+        strength: share of noise, sigma / (alpha + sigma), in (0, 1]: 0.2 keeps all but fine detail, at 0.5
+            picture and noise are equally strong, 1 keeps nothing. It means the same under every schedule.
+
+    Raises:
+        InputError: `strength`, outside of it.
+    """
+    if not 0 < strength <= 1:
+        raise InputError("strength", f"{strength} is not in (0, 1]", "", "0.3 to 0.7 is usual")
+    if strength == 1:
+        return 1.0
+    ratio = torch.tensor(strength / (1 - strength), dtype=torch.float64)
+    return max(float(schedule.time(ratio)), 1e-3)
+
+
+def edit(picture: Tensor, drawing: Tensor, where: Tensor, *, keep: bool = True) -> tuple[Tensor, Tensor]:
+    """Where SDEdit (Meng et al. 2022) begins: the picture with coarse strokes laid over it.
+
+    Args:
+        picture, drawing: (..., C, H, W) in model space.
+        where: bool, broadcast over them: the part that is drawn on.
+        keep: what is not drawn on stays as it is (and is known to the denoiser); else it may change too.
+
+    Returns:
+        The start, and where the picture is observed.
+    """
+    where = where.expand_as(picture)
+    start = torch.where(where, drawing, picture)
+    return start, ~where if keep else torch.zeros_like(where)
+
+
+# --- interpolation ------------------------------------------------------------------------------
+
+
+def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
+    """Between two batches along the great circle (Shoemake 1985), whose every point is as likely under white
+    noise as the ends; along the straight line where they point the same way.
+
+    Args:
+        a, b: (B, ...).
+        weight: 0 gives a, 1 gives b; one number, or (B,).
+    """
+    w = like(torch.as_tensor(weight, dtype=a.dtype, device=a.device).expand(len(a)), a)
+    flat_a, flat_b = F.normalize(a.flatten(1).double(), dim=1), F.normalize(b.flatten(1).double(), dim=1)
+    angle = like((flat_a * flat_b).sum(1).clamp(-1, 1).acos().to(a), a)
+    sine = angle.sin()
+    straight = sine.abs() < 1e-4
+    safe = torch.where(straight, torch.ones_like(sine), sine)
+    round_ = (((1 - w) * angle).sin() * a + (w * angle).sin() * b) / safe
+    return torch.where(straight, (1 - w) * a + w * b, round_)
+
+
+@torch.no_grad()
+def to_noise(denoiser: Denoiser, x_0: Tensor, condition: Condition = NOTHING, *, steps: int = 40) -> Tensor:
+    """The noise from which a deterministic sampler would come back to a picture: the probability-flow ODE
+    followed upwards with Heun's steps (DDIM inversion is its first-order form).
+
+    Args:
+        x_0: (B, C, *S) in model space.
+        steps: two evaluations each.
+
+    Returns:
+        (B, C, *S), about white and of unit variance. Give it to a sampler as `GivenNoise`.
+    """
+    times = knee_grid(denoiser.schedule, steps).flip(0)
+    alpha, sigma = ([float(c) for c in column] for column in denoiser.schedule(times))
+    solver, nobody = Heun(), Keys.range(0, len(x_0))
+    x: Tensor = alpha[0] * x_0
+    for k in range(len(times) - 1):
+        step = Step(k, times[k], times[k + 1], alpha[k], sigma[k], alpha[k + 1], sigma[k + 1])
+        x = solver.step(denoiser, x, step, condition, nobody)
+    return x / math.hypot(alpha[-1], sigma[-1])
+
+
+@dataclass(frozen=True)
+class GivenNoise:
+    """A noise source for samplers that begins with noise that is given; later noise comes from `others`.
+
+    Args:
+        start: (B, C, *S).
+    """
+
+    start: Tensor
+    others: NoiseSource = field(default_factory=White)
+
+    def __call__(self, keys: Keys, x: Tensor, stream: str) -> Tensor:
+        return self.start.to(x) if stream == "start" else self.others(keys, x, stream)
