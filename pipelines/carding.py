@@ -15,6 +15,7 @@ from ..shared.errors import Fault, InputError
 from ..shared.files import refuse_existing, replace_atomically
 from .card_pages import MADE, croissant, draft, index, readme, schema
 from .manifest import sha256_of, write_json
+from .options import TableWords, domain_for
 from .schemas import blank, faults_of
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Carded:
 def card(
     path: Path | str,
     *,
-    domain: TabularDomain | None = None,
+    table: TableWords | None = None,
     out: Path | str | None = None,
     overwrite: bool = False,
 ) -> Carded:
@@ -60,7 +61,7 @@ def card(
     Args:
         path: a table (a draft `card.yaml` is written beside it); a card, or the folder that holds it
             (README.md and croissant.json are made); or a folder of such folders (an index is made as well).
-        domain: how to read the table, with what the user said about it.
+        table: what the user said about the table.
         out: where the draft goes.
         overwrite: replace a card, or a README that was not made of one.
 
@@ -71,9 +72,10 @@ def card(
     if not path.exists():
         raise InputError("file-not-found", "there is no such file", str(path), "check the path")
     if path.is_file() and path.suffix.lower() not in (".yaml", ".yml"):
-        from ..domains.tabular import TabularDomain
+        from .evaluating import require_tables
 
-        return drafted(path, domain or TabularDomain(), Path(out or path.parent / CARD), overwrite)
+        domain = require_tables(domain_for(path, table)[0], path)
+        return drafted(path, domain, Path(out or path.parent / CARD), overwrite)
     if out is not None:
         what = "README.md and croissant.json go beside the card"
         raise InputError("card-output", what, str(out), "leave -o away")

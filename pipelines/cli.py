@@ -335,10 +335,8 @@ def card(
 ) -> int:
     """Draft the data card of a table; or check cards, and make README and Croissant file of them."""
     from .carding import card
-    from .options import domain_for
 
-    domain = domain_for(path, table)[0] if path.is_file() else None
-    done = card(path, domain=domain, out=output, overwrite=run.overwrite)
+    done = card(path, table=table, out=output, overwrite=run.overwrite)
     run.console.result({"verb": "card", "ok": done.exit_code == 0, **done.facts}, *done.lines)
     return done.exit_code
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..domains import Domain
 from ..domains.tabular import TabularDomain
 from ..domains.tabular.measures import Assessment, Pair, assess, encode_pair
 from ..domains.tabular.measures.pictures import attack_rates, distributions, embedding, maps
@@ -64,7 +65,7 @@ def evaluate(
     synthetic: Path | str,
     out: Path | str,
     *,
-    domain: TabularDomain,
+    domain: Domain[Any, Any],
     holdout: Path | str | None = None,
     target: str | None = None,
     rows: int = ROWS,
@@ -98,12 +99,13 @@ def evaluate(
             str(out),
             "choose another folder",
         )
+    tables_only = require_tables(domain, real)
     tell = progress or (lambda stage, fraction: None)
     paths = {"real": Path(real), "synthetic": Path(synthetic)}
     paths |= {} if holdout is None else {"holdout": Path(holdout)}
     tell("reading", 0.0)
-    tables = {role: read(path, domain, rows, seed, plain=role != "real") for role, path in paths.items()}
-    pair = paired(tables, domain)
+    tables = {role: read(path, tables_only, rows, seed, plain=role != "real") for role, path in paths.items()}
+    pair = paired(tables, tables_only)
     if target is not None and target not in {place.name for place in pair.places}:
         raise InputError(
             "target-unknown",
@@ -120,6 +122,13 @@ def evaluate(
         write(partial, facts, pair, found, tables, seed)
         swap_in(partial, out)
     return Evaluation(str(out), facts, pair.warnings, tuple(lines(facts, out)))
+
+
+def require_tables(domain: Domain[Any, Any], path: Path | str) -> TabularDomain:
+    """The domain of tables. Raises InputError for another."""
+    if not isinstance(domain, TabularDomain):
+        raise InputError("tables-only", f"this is done for tables alone, not {domain.name}", str(path))
+    return domain
 
 
 def read(path: Path, domain: TabularDomain, rows: int, seed: int, *, plain: bool) -> Read:

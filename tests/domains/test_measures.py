@@ -16,7 +16,7 @@ from ebbtide.domains.tabular.measures.learners import (
     two_sample,
     usefulness,
 )
-from ebbtide.domains.tabular.measures.manifold import alpha_beta, prdc
+from ebbtide.domains.tabular.measures.manifold import alpha_beta
 from ebbtide.domains.tabular.measures.pair import row_keys
 from ebbtide.domains.tabular.measures.spaces import Space, nearest, normal_scores
 from ebbtide.shared.errors import InputError
@@ -124,16 +124,6 @@ def test_rules_are_learned_from_the_real_table() -> None:
 
 
 # ------------------------------------------------------------------------------------------ clouds of points
-
-
-def test_prdc_on_a_line() -> None:
-    # k = 1: real balls of radius 1, 1, 7, 7 about 0, 1, 10, 17... written out below.
-    real = np.array([[0.0], [1.0], [10.0], [17.0]])
-    made = np.array([[0.5], [14.0], [40.0]])
-    # Real radii: 1, 1, 7, 7. 0.5 lies in the balls of 0 and 1; 14 in those of 10 and 17; 40 in none.
-    # Synthetic radii: 13.5, 13.5, 26: all four real points lie in the ball of 0.5 or of 14 (17: 3 < 13.5).
-    found = prdc(real, made, k=1)
-    assert (found.precision, found.recall, found.density, found.coverage) == (2 / 3, 1.0, 4 / 3, 1.0)
 
 
 def test_alpha_precision_and_beta_recall_on_a_line() -> None:

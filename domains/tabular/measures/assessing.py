@@ -6,14 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 
+from ....shared.measures import PRDC, prdc
 from ..codec import Coded
 from . import fidelity as alike
 from .copies import Copies, closer_to_training, find_copies
 from .inference import Attack, infer_attributes, link, secrets, single_out
 from .intervals import ALPHA, Rate, holm
 from .learners import TwoSample, Usefulness, guess_targets, two_sample, usefulness
-from .manifold import AlphaBeta, Prdc, alpha_beta, prdc
+from .manifold import AlphaBeta, alpha_beta
 from .membership import EVERYBODY, GROUPS, Membership, infer_membership
 from .pair import Pair, some, take
 from .spaces import Space
@@ -47,7 +49,7 @@ class Fidelity:
     boosting: TwoSample
     logistic: TwoSample
     alpha_beta: AlphaBeta
-    prdc: Prdc
+    prdc: PRDC
     missing: Mapping[str, float]
     patterns: float
     violations: alike.Violations | None
@@ -183,7 +185,7 @@ def fidelity(pair: Pair, role: str, other: Coded, rows: int, seed: int) -> Fidel
         boosting=two_sample(pair, other, "boosting", JUDGED_ROWS, seed),
         logistic=two_sample(pair, other, "logistic", JUDGED_ROWS, seed),
         alpha_beta=alpha_beta(real, points),
-        prdc=prdc(real, points),
+        prdc=prdc(torch.from_numpy(real), torch.from_numpy(points)),
         missing=alike.missing_shares(pair, other),
         patterns=alike.missing_pattern_similarity(pair, other),
         violations=alike.violations(pair, role),

@@ -1,4 +1,4 @@
-"""Where two clouds of points lie: precision, recall, density and coverage; alpha-precision, beta-recall."""
+"""Where two clouds of points lie: alpha-precision, beta-recall and authenticity."""
 
 from __future__ import annotations
 
@@ -7,52 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from .spaces import nearest, nearest_others
-
-NEIGHBOURS = 5
-"""Of PRDC, as its authors recommend."""
-BLOCK = 512
-"""Rows whose distances to all others are held at a time."""
-
-
-@dataclass(frozen=True)
-class Prdc:
-    """Naeem et al. (2020), "Reliable Fidelity and Diversity Metrics for Generative Models".
-
-    Args:
-        precision: share of synthetic points inside some real point's ball (radius: its k-th real neighbour).
-        recall: share of real points inside some synthetic point's ball.
-        density: how many real balls hold a synthetic point, divided by k, on average; may pass 1.
-        coverage: share of real balls that hold a synthetic point.
-    """
-
-    precision: float
-    recall: float
-    density: float
-    coverage: float
-
-
-def prdc(real: np.ndarray, synthetic: np.ndarray, k: int = NEIGHBOURS) -> Prdc:
-    """Precision, recall, density and coverage of (m, d) synthetic points among (n, d) real ones.
-
-    Distances are held for a block of rows at a time, never n x m.
-    """
-    from scipy.spatial.distance import cdist
-
-    k = min(k, len(real) - 1, len(synthetic) - 1)
-    real_radius = nearest_others(real, k)[:, -1]
-    synthetic_radius = nearest_others(synthetic, k)[:, -1]
-    inside = np.zeros(len(synthetic), dtype=np.int64)
-    recalled, covered = np.zeros(len(real), bool), np.zeros(len(real), bool)
-    for start in range(0, len(real), BLOCK):
-        rows = slice(start, start + BLOCK)
-        apart = cdist(real[rows], synthetic)
-        ball = apart < real_radius[rows, None]
-        inside += ball.sum(0)
-        covered[rows] = ball.any(1)
-        recalled[rows] = (apart < synthetic_radius).any(1)
-    return Prdc(
-        float((inside > 0).mean()), float(recalled.mean()), float(inside.mean() / k), float(covered.mean())
-    )
 
 
 @dataclass(frozen=True)
