@@ -2,8 +2,8 @@
 
     python benchmarks/scans.py DATA [--model brain-t1] [--draws 8] [--steps 10]
 
-DATA is the folder of aligned, skull-stripped IXI T1 volumes that the model's card names. All are brought to the
-model's grid (4 mm); the subjects that its card calls held out are filled, the others teach the baselines:
+DATA is the folder of aligned, skull-stripped IXI T1 volumes that the model was made of. All are brought to
+its grid (4 mm); the subjects that its card calls held out are filled, the others teach the baselines:
 
 - `linear`: between the nearest known slices (slices alone);
 - `template`: the training mean;
@@ -11,8 +11,8 @@ model's grid (4 mm); the subjects that its card calls held out are filled, the o
 - `centre`: the same with neighbours (`shared.centre`), the model's starting point;
 - `ebbtide`: the model's conditional mean (one call of the network), and single draws.
 
-PSNR in dB (range 0 to 1) over missing voxels of the brain, mean over subjects ± standard deviation; and how many
-of them 90 % intervals (mean ± 1.645 standard deviations of the draws) cover.
+PSNR in dB (range 0 to 1) over missing voxels of the brain, mean over subjects ± standard deviation; how many
+of them the 90 % intervals (mean ± 1.645 standard deviations of the draws) cover.
 """
 
 from __future__ import annotations

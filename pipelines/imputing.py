@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -230,10 +231,7 @@ def _fill(job: _Job, fitted: Fitted) -> tuple[list[dict[str, Any]], int]:
     if todo:
         for unit in job.domain.units(job.data, job.survey, todo[0], job.last):
             if unit.start in todo:
-                job.work.do(
-                    unit.start,
-                    lambda folder, unit=unit: job.domain.fill(fitted, job.survey, unit, job.request, folder),
-                )
+                job.work.do(unit.start, partial(job.domain.fill, fitted, job.survey, unit, job.request))
             ended = unit.start + unit.items - job.first
             job.progress("filling", ended / (job.last - job.first))
     return job.work.counts(job.starts), len(job.starts) - len(todo)

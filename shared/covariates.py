@@ -175,7 +175,9 @@ class Covariates:
     @classmethod
     def from_state(cls, held: Sequence[Mapping[str, Any]]) -> Self:
         """What `state` wrote."""
-        plain = [{k: tuple(v) if isinstance(v, list) else v for k, v in column.items()} for column in held]
+        plain: list[dict[str, Any]] = [
+            {k: tuple(v) if isinstance(v, list) else v for k, v in column.items()} for column in held
+        ]
         return cls(tuple(Covariate(**column) for column in plain))
 
 

@@ -139,7 +139,10 @@ class GridSettings:
     def from_dict(cls, given: Mapping[str, Any]) -> GridSettings:
         """From plain JSON; lists become tuples, unknown names are left out."""
         known = {f.name for f in fields(cls)}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in known})
+        held: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in known
+        }
+        return cls(**held)
 
     def network(self) -> dict[str, Any]:
         """Of the `UNet`."""
@@ -563,7 +566,7 @@ class GridModel:
     @classmethod
     def from_state(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GridModel:
         """What `state` wrote."""
-        form = {k: tuple(v) if isinstance(v, list) else v for k, v in config["form"].items()}
+        form: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["form"].items()}
         shape = GridShape(**form)
         settings = GridSettings.from_dict(config["settings"])
         centre = GaussianCentre.blank(shape.shape, config["components"], settings.reach)
@@ -645,7 +648,7 @@ def probe(settings: GridSettings, form: GridShape, tries: int = 2) -> dict[str, 
         begun = monotonic()
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
             loss = model.denoiser.loss(x, torch.randn_like(x), t, condition, ~seen)
-        loss.mean().backward()  # type: ignore[no-untyped-call]
+        loss.mean().backward()
         seconds.append(monotonic() - begun)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state()[1].values())

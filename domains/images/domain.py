@@ -157,10 +157,9 @@ class ImageDomain:
         draws, mean = fitted.draw(known, condition, items, request.seed, request.draws)
         for place, (index, picture, hidden, placed) in enumerate(ready):
             every = np.stack([fitted.space.decode(draw[place], placed.frame) for draw in draws])
-            chosen = {
-                "mean": lambda place=place, placed=placed: fitted.space.decode(mean[place], placed.frame),
-                "sample": lambda every=every: every[0],
-            }.get(request.statistic, lambda every=every: _median(every))()
+            middle = fitted.space.decode(mean[place], placed.frame)
+            chosen = {"mean": middle, "sample": every[0]}.get(request.statistic)
+            chosen = _median(every) if chosen is None else chosen
             one = _Filled(pictures.names[index], picture, hidden, chosen, every)
             counts["filled"].append(one.write(folder, request))
         return counts
@@ -202,7 +201,7 @@ class ImageDomain:
 
     def preview(self, path: Path, fitted: FittedImages, parts: Sequence[Path], picture: Path) -> None:
         """What was observed, some draws, their mean and their spread."""
-        shown = []
+        shown: list[Completion] = []
         for part in parts:
             for file in sorted(part.glob("*.npz"))[: SHOWN - len(shown)]:
                 with np.load(file, allow_pickle=False) as held:
@@ -260,7 +259,8 @@ class ImageDomain:
         facts: Mapping[str, Any],
     ) -> list[str]:
         """PNG files that say what they are, and a contact sheet of the first."""
-        made, shown = [], []
+        made: list[str] = []
+        shown: list[np.ndarray] = []
         for part in parts:
             first = json.loads((part / "counts.json").read_text())["first"]
             for place, pixels in enumerate(np.load(part / "pictures.npy", allow_pickle=False), first):

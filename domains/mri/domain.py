@@ -173,7 +173,7 @@ class MriDomain:
             return counts | {"failed": str(error.fault)}
         counts["images"] = [write_image(subject, image, request, folder) for image in filled]
         if filled:
-            np.savez(folder / "shown.npz", **picture_of(filled[0]))
+            np.savez(folder / "shown.npz", **picture_of(filled[0]))  # type: ignore[arg-type]
         return counts
 
     def assemble(

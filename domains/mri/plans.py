@@ -50,7 +50,7 @@ def decided(said: ScanOptions, subjects: Sequence[Subject], progress: Progress |
     tell("a short probe", 0.7)
     estimate = probe(settings, form)
     tell("a short probe", 1.0)
-    spacing = said.spacing or [round(float(s), 4) for s in space.spacing]
+    spacing = said.spacing or tuple(round(float(s), 4) for s in space.spacing)
     options = replace(
         said,
         modalities=space.modalities,
