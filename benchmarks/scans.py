@@ -12,7 +12,7 @@ its grid (4 mm); the subjects that its card calls held out are filled, the other
 - `ebbtide`: the model's conditional mean (one call of the network), and single draws.
 
 PSNR in dB (range 0 to 1) over missing voxels of the brain, mean over subjects ± standard deviation; how many
-of them the 90 % intervals (mean ± 1.645 standard deviations of the draws) cover.
+of them 90 % intervals cover: mean ± t standard deviations of the draws, t of Student's law for so few draws.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 from torch import Tensor
 
 from ebbtide.data_cards import MODELS
@@ -112,7 +113,7 @@ def main() -> None:
         drawn = drawn.reshape(told.draws, *test.shape)
         answers["ebbtide, one draw"] = drawn[0]
         middle, spread = answers["ebbtide, mean"], drawn.std(0)
-        inside = ((test - middle).abs() <= 1.645 * spread) & where
+        inside = ((test - middle).abs() <= float(student.ppf(0.95, told.draws - 1)) * spread) & where
         row: dict[str, object] = {"hole": name, "cover": float(inside.sum() / where.sum() / n)}
         for method, found in answers.items():
             each = psnr(unit(found), unit(test), where)
