@@ -122,9 +122,9 @@ def collect(
 
 def read_image(path: Path, *, assume_spacing: bool = False, missing_nan: bool = False) -> Volume:
     """One image of a subject: NIfTI, or the DICOM series that the file belongs to."""
-    if is_nifti(path):
-        return read_volume(path, assume_spacing=assume_spacing, missing_nan=missing_nan)
-    return read_series_of(path)
+    if is_dicom(path):
+        return read_series_of(path)
+    return read_volume(path, assume_spacing=assume_spacing, missing_nan=missing_nan)
 
 
 def read_subject(
@@ -138,7 +138,7 @@ def read_subject(
 def _found(path: Path) -> tuple[str, list[Subject], list[str]]:
     """Layout, subjects, and notes."""
     if path.is_file():
-        if is_nifti(path):
+        if is_nifti(path) or not is_dicom(path):  # of what is neither, the reader will say what it is
             name = plain_name(path, path.parent)
             return "file", [Subject(stem_of(path), {name.modality or UNKNOWN: path})], []
         return "dicom", _dicom([path], path.parent), []

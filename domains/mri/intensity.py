@@ -32,7 +32,7 @@ class Scale(NamedTuple):
     high: float
 
     def encode(self, raw: np.ndarray) -> np.ndarray:
-        unit = (np.asarray(raw, np.float64) - self.low) / (self.high - self.low)
+        unit = np.atleast_1d((np.asarray(raw, np.float64) - self.low) / (self.high - self.low))
         return _beyond_knees(unit, np.log1p).astype(np.float32)
 
     def decode(self, scaled: np.ndarray) -> np.ndarray:
@@ -162,8 +162,7 @@ def _beyond_knees(unit: np.ndarray, bend: Callable[[np.ndarray], np.ndarray]) ->
     """`unit` (changed in place) with what lies beyond -0.5 and 1.5 bent."""
     for beyond, sign in ((unit - 1 - _KNEE, 1), (-unit - _KNEE, -1)):
         out = beyond > 0
-        if out.any():
-            unit = np.where(out, unit + sign * (bend(np.where(out, beyond, 0)) - beyond), unit)
+        unit[out] += sign * (bend(beyond[out]) - beyond[out])
     return unit
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...shared.errors import InputError
+from .. import Progress
 from .collection import Subject, read_image
 from .intensity import Channel, Look, Scale, as_dtype, box, look
 from .nifti import Volume, spacing_of
@@ -66,6 +67,7 @@ class MriSpace:
         modalities: Sequence[str] | None = None,
         normalise: bool | None = None,
         read: Read = read_image,
+        progress: Progress | None = None,
     ) -> Self:
         """Learn a space from subjects (those to be trained on alone; a `Collection` is one).
 
@@ -77,13 +79,19 @@ class MriSpace:
             normalise: False keeps the grid that all images share, and only makes it coarser when asked; True
                 centres each subject by its object; left out, it is False when all images share one grid.
             read: reads one image.
+            progress: told of every subject, each of which is read twice.
 
         Raises:
             InputError: when there is nothing to learn from, or `normalise=False` and grids differ.
         """
         chosen = evenly(tuple(subjects), LOOKED_AT)
         names = tuple(modalities) if modalities else modalities_of(chosen)
-        facts = [fact for subject in chosen if (fact := Facts.of(subject, names, read))]
+        facts = []
+        for done, subject in enumerate(chosen):
+            if progress is not None:
+                progress("looking at the images", done / (2 * len(chosen)))
+            if (fact := Facts.of(subject, names, read)) is not None:
+                facts.append(fact)
         absent = [name for name in names if not any(name in fact.images for fact in facts)]
         if absent or not facts:
             raise InputError("mri-none", f"no subject has an image of {', '.join(absent) or 'any kind'}")
@@ -101,7 +109,7 @@ class MriSpace:
             affine[:3, 3] = -steps * (np.array(size) - 1) / 2
         blank = {name: channel_for(facts, name) for name in names}
         space = cls(blank, size, affine, aligned)
-        return space._with_moments(chosen, read)
+        return space._with_moments(chosen, read, progress)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -231,10 +239,14 @@ class MriSpace:
         values[unseen] = 0
         return values, ~unseen
 
-    def _with_moments(self, subjects: Sequence[Subject], read: Read) -> Self:
+    def _with_moments(
+        self, subjects: Sequence[Subject], read: Read, progress: Progress | None = None
+    ) -> Self:
         """The same with mean and standard deviation of what the subjects' images become."""
         sums = {name: np.zeros(3) for name in self.channels}
-        for subject in subjects:
+        for done, subject in enumerate(subjects):
+            if progress is not None:
+                progress("looking at the images", 0.5 + done / (2 * len(subjects)))
             volumes = {name: read(path) for name, path in subject.images.items() if name in self.channels}
             if not volumes:
                 continue

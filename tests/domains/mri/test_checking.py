@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from ebbtide.domains.mri.checking import check
 from ebbtide.domains.mri.intensity import look
@@ -143,6 +144,13 @@ def test_a_spoilt_slice_is_found_and_no_other(scenes: Any, axis: int, spoil: Any
 def test_sound_scans_have_no_bad_slices(scenes: Any, seed: int) -> None:
     noise = np.random.default_rng(seed).normal(0, 5, (20, 24, 22)).astype("f4")
     for values in (textured(scenes, seed), scenes.crop((20, 24, 22), seed) + noise):
+        assert bad_slices(values, look(values).object) == []
+
+
+def test_an_image_made_finer_by_interpolation_is_sound(scenes: Any) -> None:
+    coarse = textured(scenes, 3, (20, 22, 24))
+    for factor in (2, 3):
+        values = ndimage.zoom(coarse, factor, order=1)
         assert bad_slices(values, look(values).object) == []
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ebbtide.domains.mri.collection import collect
+from ebbtide.domains.mri.collection import collect, read_subject
 from ebbtide.shared.errors import InputError
 
 
@@ -166,4 +167,17 @@ def test_nothing_to_find(tmp_path: Path) -> None:
         collect(tmp_path / "none")
     touch(tmp_path, "a.txt")
     with pytest.raises(InputError, match="mri-nothing"):
+        collect(tmp_path)
+
+
+def test_a_file_of_another_kind_is_told_by_the_reader(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("age,sex\n" * 90)
+    with pytest.raises(InputError, match="this is text, not NIfTI"):
+        read_subject(collect(tmp_path / "notes.txt").subjects[0])
+
+
+def test_without_pydicom_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "IM1").write_bytes(bytes(128) + b"DICM")
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(InputError, match=r"pip install 'ebbtide\[dicom\]'"):
         collect(tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +114,3 @@ def test_slices_with_scales_of_their_own(tmp_path: Path) -> None:
     pixels = series(tmp_path, [0, 1, 2], slopes=[1.0, 2.0, 4.0])
     values = read_subject(collect(tmp_path).subjects[0])["T1w"].values()
     np.testing.assert_allclose(values, pixels.transpose(1, 0, 2) * [1.0, 2, 4] - 10)
-
-
-def test_without_pydicom_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    series(tmp_path, [0, 1])
-    monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(InputError, match=r"pip install 'ebbtide\[dicom\]'"):
-        collect(tmp_path)
