@@ -149,7 +149,7 @@ class TreeChains:
                 Where `own` alone is given, it is meant for every missing cell.
         """
         missing, state = table.missing, self._begin(table)
-        groups: Sequence[np.ndarray] = [] if own is None else list(np.unique(own, axis=0))
+        groups: list[np.ndarray] = [] if own is None else list(np.unique(own, axis=0))
         with _threads() as pool:
             for forests in self.forests_[:-1]:
                 for j in self.order_:

@@ -27,7 +27,7 @@ class Forest:
     Args:
         feature: (N,) int8, or int16 beyond 127 features: the feature a node asks about; -1 at a leaf.
         threshold: (N - L,) float16; a row goes left when its feature is not above it.
-        values: (L, O) float16, what a leaf predicts.
+        values: (L, O) what a leaf predicts: float16, or for a class's share uint8 in 255ths.
     """
 
     feature: Tensor
@@ -50,7 +50,7 @@ class Forest:
         return cls(
             torch.from_numpy(np.concatenate(feature).astype(small)),
             torch.from_numpy(np.concatenate(threshold)),
-            torch.from_numpy(np.concatenate(values).astype(np.float16)),
+            torch.from_numpy(np.concatenate(values)),
         )
 
     @cached_property
@@ -112,7 +112,8 @@ class Forest:
                 place = place.index_select(0, walking)
             node, start = node.index_select(0, walking), start.index_select(0, walking)
         leaves = rank.index_select(0, end)
-        return self.values.index_select(0, leaves).float().reshape(n, trees, -1).mean(1)
+        said = self.values.index_select(0, leaves).float().reshape(n, trees, -1).mean(1)
+        return said / 255 if self.values.dtype == torch.uint8 else said
 
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Named tensors for safetensors."""
@@ -129,6 +130,7 @@ class Forest:
             and bool((forest.feature < features).all())
             and len(forest.threshold) == len(forest.feature) - leaves
             and forest.values.ndim == 2
+            and forest.values.dtype in (torch.float16, torch.uint8)
             and len(forest.values) == leaves
             # The last node closes the last tree, and no node is left over.
             and forest.trees > 0
@@ -144,11 +146,11 @@ def _leaf_values(
 ) -> np.ndarray:
     """scikit-learn keeps (leaves, outputs, classes): a regressor's outputs, a classifier's class shares."""
     if isinstance(fitted, ExtraTreesRegressor):
-        return value[:, :, 0]
+        return np.asarray(value[:, :, 0].astype(np.float16))
     shares = np.zeros((len(value), width))
     counts = value[:, 0, :]
     shares[:, fitted.classes_.astype(int)] = counts / counts.sum(1, keepdims=True)
-    return shares
+    return np.rint(255 * shares).astype(np.uint8)
 
 
 def _thresholds(exact: np.ndarray) -> np.ndarray:
