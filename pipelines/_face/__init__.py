@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ebbtide.pipelines.frames import impute as impute
     from ebbtide.pipelines.pooling import Pooled as Pooled
     from ebbtide.pipelines.pooling import pool as pool
+    from ebbtide.pipelines.python import generate as generate
+    from ebbtide.pipelines.python import train as train
 
 __version__ = "0.1.0"
 
@@ -25,11 +27,22 @@ _HOMES = {
     "Imputation": "ebbtide.pipelines.frames",
     "Pooled": "ebbtide.pipelines.pooling",
     "TabularImputer": "ebbtide.pipelines.estimator",
+    "generate": "ebbtide.pipelines.python",
     "impute": "ebbtide.pipelines.frames",
     "pool": "ebbtide.pipelines.pooling",
+    "train": "ebbtide.pipelines.python",
 }
 
-__all__ = ["Imputation", "Pooled", "TabularImputer", "__version__", "impute", "pool"]
+__all__ = [
+    "Imputation",
+    "Pooled",
+    "TabularImputer",
+    "__version__",
+    "generate",
+    "impute",
+    "pool",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

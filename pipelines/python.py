@@ -1,0 +1,85 @@
+"""The verbs as Python functions: the domain is recognised from the data, as on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..domains import Wish
+from .generating import Generated
+from .generating import generate as generate_from
+from .options import GridWords, domain_for, domain_of
+from .training import TrainedModel
+from .training import train as train_on
+
+
+def train(
+    data: Path | str,
+    out: Path | str,
+    *,
+    condition: Sequence[str] = (),
+    plan: Path | str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> TrainedModel:
+    """Learn from a table, a folder of scans or a folder of pictures, and save a model.
+
+    Args:
+        data: what to learn from.
+        out: the model folder to make.
+        condition: covariates that a model of scans is to be told: ["age", "sex"].
+        plan: a YAML file by `ebbtide plan`, edited.
+        seed: same seed, same model.
+        device: auto, cpu or cuda.
+        resume: go on with a training that was stopped.
+        overwrite: replace a model.
+
+    Raises:
+        InputError: bad data, output that exists; a ValueError in one line with what to do.
+    """
+    domain, told = domain_for(data, grid=GridWords(condition=",".join(condition) or None))
+    return train_on(
+        data,
+        out,
+        domain=domain,
+        plan=plan,
+        seed=seed,
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        options=told,
+    )
+
+
+def generate(
+    model: Path | str,
+    out: Path | str,
+    count: int = 16,
+    *,
+    condition: Mapping[str, object] | None = None,
+    guidance: float = 1.0,
+    steps: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Generated:
+    """Make synthetic data, marked as synthetic.
+
+    Args:
+        model: a model folder, or the name of a bundled model ("brain-t1").
+        out: the folder to make.
+        count: how many.
+        condition: what of: {"age": "60..80", "sex": "F"}; "*" is as in training.
+        guidance: how strongly to follow it.
+        steps: denoising steps.
+        seed: sample i depends on (seed, i) alone.
+        overwrite: replace `out`.
+
+    Raises:
+        InputError: no such model; one that does not know the condition; output that exists.
+    """
+    folder, domain = domain_of(model)
+    words = {name: str(value) for name, value in (condition or {}).items()}
+    wish = Wish(count, seed, words, guidance, steps)
+    return generate_from(folder, out, domain=domain, wish=wish, overwrite=overwrite)
