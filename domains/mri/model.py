@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
 
@@ -329,8 +330,10 @@ def label_values(subjects: Sequence[Subject], most: int = 8) -> tuple[int, ...]:
 def _augmentation(space: MriSpace, labels: Sequence[int], data: GridData) -> ScanAugmentation:
     """Of a space; nobody is mirrored when a label lies on one side."""
     channels = list(space.channels.values())
-    dark = [float(c.encode(np.array(c.scale.low), c.scale)) for c in channels]
-    bright = [float(c.encode(np.array(c.scale.high), c.scale)) for c in channels]
+    dark, bright = (
+        [float(c.encode(np.array([end(c.scale)]), c.scale)[0]) for c in channels]
+        for end in (attrgetter("low"), attrgetter("high"))
+    )
     one_sided = False
     for place in range(len(channels), data.values.shape[1]):
         inside = (data.values[:, place] > 0).float().mean(0)
