@@ -168,17 +168,25 @@ class FittedScans:
         """What the denoiser is told of B subjects."""
         return Condition(covariates=self.covariates.encode(rows)) if self.covariates.columns else NOTHING
 
+    def keys(self, subject: Subject, draws: int) -> tuple[Tensor, Tensor]:
+        """Items and draws of the keys of one subject's draws."""
+        return torch.full((draws,), key_of("subject", subject.name)), torch.arange(draws)
+
     def draw(
         self, scan: Scan, subject: Subject, seed: int, draws: int, progress: Progress | None = None
     ) -> Tensor:
         """(draws, C, *S) ways of completing one subject; draw d depends on (seed, subject's name, d)."""
-        item = torch.full((draws,), key_of("subject", subject.name))
-        keys = Keys(seed, item, torch.arange(draws))
+        keys = Keys(seed, *self.keys(subject, draws))
         known = Encoded(
             scan.known.values.expand(draws, *self.shape), scan.known.observed.expand(draws, *self.shape)
         )
         condition = self.condition([subject.covariates] * draws)
         return self.model.fill(known, keys, condition, progress=progress)
+
+    def mean(self, scan: Scan, subject: Subject, seed: int) -> Tensor:
+        """(C, *S) the conditional mean of what one subject lacks."""
+        keys = Keys(seed, *self.keys(subject, 1))
+        return self.model.expected(scan.known, keys, self.condition([subject.covariates]))[0]
 
     def generate(
         self,

@@ -25,6 +25,7 @@ from .placing import Frame, Seat, canonical, canonical_box, grid
 from .surveying import Facts, Read, channel_for, evenly, modalities_of, on_one_grid, size_for, spacing_for
 
 Hidden = np.ndarray | Mapping[str, np.ndarray]
+_KNOWN = 0.5  # share of a voxel of the grid that must be known
 LOOKED_AT = 64
 """Subjects that the space is learned from, evenly among all."""
 
@@ -226,16 +227,19 @@ class MriSpace:
     ) -> tuple[np.ndarray, np.ndarray]:
         """(*S) values and observed of one modality."""
         seat, channel = frame.images[name], self.channels[name]
-        unknown = ~np.isfinite(raw) if hidden is None else hidden | ~np.isfinite(raw)
-        any_unknown = bool(unknown.any())
+        known = np.isfinite(raw) if hidden is None else ~hidden & np.isfinite(raw)
         onto = frame.onto(seat.shape, seat.affine)
-        scaled = channel.encode(np.where(unknown, seat.scale.low, raw) if any_unknown else raw, seat.scale)
-        values = onto.apply(scaled)
         beyond = onto.beyond()
         unseen = beyond[seat.open].any(0)
-        values[beyond.any((0, 1))] = channel.encode(np.array(seat.scale.low), seat.scale)
-        if any_unknown:
-            unseen |= onto.touches(unknown)
+        if known.all():
+            values = onto.apply(channel.encode(raw, seat.scale))
+        else:
+            # Where voxels are larger than the image's, what is known of one stands for the whole of it.
+            scaled = np.where(known, channel.encode(np.where(known, raw, seat.scale.low), seat.scale), 0)
+            share = onto.apply(known.astype(np.float32))
+            values = onto.apply(scaled.astype(np.float32)) / np.maximum(share, _KNOWN)
+            unseen |= share < _KNOWN
+        values[beyond.any((0, 1))] = channel.encode(np.array([seat.scale.low]), seat.scale)[0]
         values[unseen] = 0
         return values, ~unseen
 

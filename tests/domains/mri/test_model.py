@@ -12,7 +12,7 @@ import torch
 from ebbtide.domains import Request
 from ebbtide.domains.mri.augmentation import ScanAugmentation
 from ebbtide.domains.mri.collection import Collection, collect, read_subject
-from ebbtide.domains.mri.filling import fill_subject, point
+from ebbtide.domains.mri.filling import detailed, fill_subject, point
 from ebbtide.domains.mri.holes import Holes, parse_holes
 from ebbtide.domains.mri.model import FittedScans
 from ebbtide.domains.mri.presets import fitted_space, recommended
@@ -159,8 +159,27 @@ def test_a_grid_too_fine_for_the_machine_is_made_coarser(
 
 
 def test_points_of_draws() -> None:
-    draws = np.array([[0.0], [1.0], [5.0]])
-    assert point(draws, "mean") == 2 and point(draws, "median") == 1 and point(draws, "sample") == 0
+    told = np.array([[2.5], [0.0], [1.0], [5.0]])  # the mean, then draws
+    assert point(told, "mean") == 2.5 and point(told, "median") == 1 and point(told, "sample") == 0
+
+
+def test_detail_is_carried_into_a_hole_and_its_error_is_known() -> None:
+    """An image that its model sees one unit too dark, with noise of a known size beside."""
+    rng = np.random.default_rng(0)
+    decoded = np.zeros((2, 24, 24, 24), np.float32)
+    own = (1 + 0.3 * rng.normal(size=decoded.shape[1:])).astype(np.float32)
+    known = np.ones(own.shape, bool)
+    known[:, :, 1::2] = False
+    made, off = detailed(decoded, own, known, np.ones(3))
+    assert np.array_equal(made[:, known], decoded[:, known]) and not off[known].any()
+    inner = (slice(None), *(slice(5, 19),) * 3)
+    carried = made[inner][:, ~known[inner[1:]]]
+    assert carried.mean() == pytest.approx(1, abs=0.08)
+    # the error of a mean of about twenty noisy neighbours against one noisy voxel
+    truth = own[~known & (off > 0)]
+    assert off[inner[1:]][~known[inner[1:]]].mean() == pytest.approx(np.std(truth), rel=0.2)
+    same, nothing = detailed(own[None], own, known, np.ones(3))
+    assert np.array_equal(same[0], own) and not nothing.any()
 
 
 def test_augmentation_moves_values_and_what_is_observed_alike() -> None:

@@ -175,14 +175,21 @@ def test_every_second_slice_hidden_does_not_move_the_object(brains: Collection, 
     assert thick.observed.mean() == pytest.approx(0.5, abs=0.15)
 
 
-def test_a_coarse_voxel_is_known_when_all_of_it_is(tmp_path: Path, scenes: Any) -> None:
+def test_what_is_known_of_a_coarse_voxel_stands_for_all_of_it(tmp_path: Path, scenes: Any) -> None:
     scenes.save(tmp_path / "a.nii.gz", scenes.brain((24, 32, 16)))
     subjects = collect(tmp_path)
     space = MriSpace.fit(subjects, spacing=4, normalise=False)
+    volumes = read_subject(subjects.subjects[0])
     hidden = np.zeros((24, 32, 16), bool)
-    hidden[11, 20, 7] = True
-    placed = space.encode(read_subject(subjects.subjects[0]), hidden)
-    assert np.argwhere(~placed.observed[0]).tolist() == [[5, 10, 3]]
+    hidden[10:12, 20:22, 6] = True  # half of a voxel of the grid
+    hidden[14:16, 20:22, 6:8] = True  # all of one
+    hidden[15, 20, 8] = hidden[14, 21, 8] = hidden[15, 21, 8] = True
+    hidden[14:16, 20, 9] = True  # five eighths of one
+    placed = space.encode(volumes, hidden)
+    assert np.argwhere(~placed.observed[0]).tolist() == [[7, 10, 3], [7, 10, 4]]
+    channel, seat = space.channels["image"], placed.frame.images["image"]
+    half = channel.encode(volumes["image"].values()[10:12, 20:22, 7], seat.scale).mean()
+    assert placed.values[0, 5, 10, 3] == pytest.approx(half, abs=1e-5)
 
 
 def test_nan_is_unknown(brains: Collection, space: MriSpace, tmp_path: Path, scenes: Any) -> None:
