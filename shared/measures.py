@@ -178,6 +178,15 @@ class Copies:
     flagged: Tensor
     expected: float
 
+    @classmethod
+    def judged(
+        cls, distances: Tensor, positions: Tensor, reference: Tensor, expected: float = 0.01
+    ) -> Copies:
+        """By distances that were measured elsewhere: `distances` (n,) of synthetic and `reference` (r,) of
+        real samples that were not trained on, each to its nearest training sample."""
+        threshold = float(torch.quantile(reference.double(), expected))
+        return cls(distances, positions, threshold, distances < threshold, expected)
+
     @property
     def share(self) -> float:
         """Share of synthetic samples that are flagged."""
@@ -197,8 +206,7 @@ def copies(fake: Tensor, train: Tensor, reference: Tensor, expected: float = 0.0
         expected: which quantile of the distances from reference to training is the threshold.
     """
     distances, positions = nearest(fake, train)
-    threshold = float(torch.quantile(nearest(reference, train)[0], expected))
-    return Copies(distances, positions, threshold, distances < threshold, expected)
+    return Copies.judged(distances, positions, nearest(reference, train)[0], expected)
 
 
 # --- pairs of pictures --------------------------------------------------------------------------

@@ -54,6 +54,7 @@ def test_kinds_sizes_and_depths_are_counted(tmp_path: Path, noise: Noise) -> Non
         Image.fromarray(noise(20, 20)).save(tmp_path / f"{k}.png")
     Image.fromarray(noise(4, 8)).save(tmp_path / "tiny.png")
     Image.fromarray(noise(100, 90)).save(tmp_path / "huge.png")
+    Image.fromarray(noise(12, 20)).save(tmp_path / "smaller.png")
     Image.fromarray(noise(20, 20)).quantize(8).save(tmp_path / "palette.png")
     Image.fromarray(noise(20, 20, 1, 16)[..., 0]).save(tmp_path / "deep.png")
     Image.new("CMYK", (20, 20), (9, 9, 9, 9)).save(tmp_path / "print.jpg")
@@ -74,10 +75,11 @@ def test_kinds_sizes_and_depths_are_counted(tmp_path: Path, noise: Noise) -> Non
         "image-huge",
         "image-few",
     }
-    assert "11 RGB, 2 L" in found["image-modes"].what and "deep.png" in found["image-depth-mixed"].remedy
+    assert "12 RGB, 2 L" in found["image-modes"].what and "deep.png" in found["image-depth-mixed"].remedy
     assert "1 CMYK, 1 palette" in found["image-converted"].what
-    assert "tiny.png" in found["image-tiny"].remedy and "huge.png" in found["image-huge"].remedy
-    assert "wrong.jpg" in found["image-suffix"].remedy and "3 sizes" in found["image-sizes"].what
+    assert found["image-tiny"].remedy.endswith(": tiny.png")
+    assert found["image-huge"].remedy.endswith(": huge.png")
+    assert "wrong.jpg" in found["image-suffix"].remedy and "4 sizes" in found["image-sizes"].what
     assert "print.jpg, two.tif" in found["image-blank"].remedy
 
 

@@ -240,8 +240,11 @@ def test_half_are_mirrored_and_shifts_reach_every_place() -> None:
     ramp = torch.arange(12.0).expand(400, 1, 4, 12) / 12
     mirrored = (Augmentation()(ramp, Keys.range(0, 400))[:, 0, 0, 0] > 0.5).float().mean()
     assert abs(mirrored - 0.5) < 4.5 * 0.025
-    shifted = Augmentation(flip=False, crop=0.25)(ramp, Keys.range(0, 400))[:, 0, 0, 5] * 12
-    assert sorted(set(shifted.round().tolist())) == [2, 3, 4, 5, 6, 7, 8]
+    shift = Augmentation(flip=False, crop=0.25)
+    across = shift(ramp, Keys.range(0, 400))[:, 0, 0, 5] * 12
+    down = shift(ramp.mT, Keys.range(0, 400))[:, 0, 5, 0] * 12
+    for shifted in (across, down):
+        assert sorted(set(shifted.round().tolist())) == [2, 3, 4, 5, 6, 7, 8]
     opacity = torch.rand(5, 4, 6, 6, generator=torch.Generator().manual_seed(1))
     changed = Augmentation(False, 0.0, 0.5)(opacity, Keys.range(0, 5))
     assert torch.equal(changed[:, 3], opacity[:, 3]) and not torch.equal(changed[:, :3], opacity[:, :3])

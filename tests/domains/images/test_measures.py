@@ -1,0 +1,114 @@
+"""Measures of synthetic pictures: they must see what is wrong, and see nothing wrong in real ones."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from ebbtide.domains.images.features import inception, learn, rotated
+from ebbtide.domains.images.measures import Pictures, measure, nearest_picture
+
+
+@functools.cache
+def digits() -> Pictures:
+    """1,797 digits of 8 x 8, shuffled."""
+    images, target = load_digits(return_X_y=True)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    pixels = torch.from_numpy(images).float().reshape(-1, 1, 8, 8) / 16
+    return Pictures(pixels[order], torch.from_numpy(target).long()[order])
+
+
+def part(start: int, stop: int) -> Pictures:
+    whole = digits()
+    assert whole.labels is not None
+    return Pictures(whole.pixels[start:stop], whole.labels[start:stop])
+
+
+TRAIN, HELD, OTHER = (0, 900), (900, 1300), (1300, 1700)
+
+
+def test_the_network_learns_classes_and_is_the_same_again() -> None:
+    train, held = part(*TRAIN), part(*HELD)
+    network = learn(train.pixels, train.labels, steps=200)
+    assert network.task == "classes" and held.labels is not None
+    assert (network.predict(held.pixels) == held.labels).double().mean() > 0.85
+    first, second, other = (
+        learn(train.pixels, train.labels, steps=4, seed=k)(held.pixels) for k in (0, 0, 1)
+    )
+    assert torch.equal(first, second) and not torch.equal(first, other)
+
+
+def test_without_classes_it_learns_how_far_a_picture_was_turned() -> None:
+    train, held = part(*TRAIN), part(*HELD)
+    network = learn(train.pixels, steps=250)
+    turned, turns = rotated(held.pixels, torch.arange(400) % 4)
+    assert network.task == "rotations" and (network.predict(turned) == turns).double().mean() > 0.6
+    assert torch.equal(turned[0], held.pixels[0]) and torch.equal(turned[1], held.pixels[1].rot90(1, (1, 2)))
+
+
+def damaged() -> Tensor:
+    """Real pictures with noise, 40 copies among them."""
+    other, train = part(*OTHER), part(*TRAIN)
+    noise = torch.randn(other.pixels.shape, generator=torch.Generator().manual_seed(1))
+    pixels = (other.pixels + 0.35 * noise).clamp(0, 1)
+    pixels[:40] = train.pixels[:40]
+    return pixels
+
+
+def test_real_pictures_score_as_real_ones_and_damaged_ones_worse() -> None:
+    train, held, other = part(*TRAIN), part(*HELD), part(*OTHER)
+    good = measure(train, held, other, steps=100)
+    bad = measure(train, held, Pictures(damaged(), other.labels), steps=100)
+    distance = good["Frechet distance"]
+    assert 0.4 < distance.synthetic / distance.real < 2.5
+    assert bad["Frechet distance"].synthetic > 2 * distance.synthetic
+    assert bad["kernel distance"].synthetic > 5 * abs(good["kernel distance"].synthetic)
+    assert bad["coverage"].synthetic < bad["coverage"].real - 0.1
+    assert good["copies in pixels"].synthetic < 0.05 and 0.1 <= bad["copies in pixels"].synthetic < 0.13
+    assert bad["copies in features"].synthetic >= 0.1
+    assert good["class agreement"].synthetic > 0.8 and good["trained on synthetic"].synthetic > 0.7
+    assert bad["trained on synthetic"].synthetic < bad["trained on synthetic"].real
+    assert bad.copies.positions[:40].tolist() == list(range(40)) and bad.compared[:3].tolist() == [0, 1, 2]
+    assert json.loads(json.dumps(good.state()))["measures"][0]["name"] == "Frechet distance"
+    assert len(good.tell()) == len(good.measures) + len(good.notes)
+
+
+def test_a_missing_class_costs_coverage_and_recall() -> None:
+    train, held, other = part(*TRAIN), part(*HELD), part(*OTHER)
+    assert other.labels is not None
+    few = other.labels < 5
+    report = measure(train, held, Pictures(other.pixels[few]), steps=150)
+    assert report["coverage"].synthetic < report["coverage"].real - 0.1
+    assert report["precision"].synthetic > report["precision"].real - 0.1
+    with pytest.raises(StopIteration):
+        report["class agreement"]  # no class was asked for
+
+
+def test_the_nearest_picture_is_found_mirrored_and_shifted() -> None:
+    among = torch.rand(60, 3, 20, 17, generator=torch.Generator().manual_seed(0))
+    moved = among[[7, 30, 59]].flip(-1).roll((1, -1), (-2, -1))
+    distance, position = nearest_picture(moved, among)
+    assert position.tolist() == [7, 30, 59] and distance.max() < 1e-6
+    plain, where = nearest_picture(among[:5] + 0.01, among)
+    assert where.tolist() == [0, 1, 2, 3, 4]
+    torch.testing.assert_close(plain, torch.full((5,), 0.01, dtype=torch.float64), atol=1e-5, rtol=0)
+    fresh = torch.rand(5, 3, 20, 17, generator=torch.Generator().manual_seed(1))
+    assert nearest_picture(fresh, among)[0].min() > 0.3
+
+
+def test_inception_is_never_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    extractor, why = inception()
+    assert extractor is None and why.startswith("Inception features are left out")
+
+
+def test_sets_that_cannot_be_compared_are_refused() -> None:
+    with pytest.raises(ValueError, match="one size"):
+        measure(part(*TRAIN), part(*HELD), Pictures(torch.rand(50, 1, 9, 9)))
+    with pytest.raises(ValueError, match="more than 5"):
+        measure(part(*TRAIN), part(*HELD), part(0, 4))
