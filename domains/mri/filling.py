@@ -121,8 +121,8 @@ def detailed(
         reach: (3,) standard deviation of the convolution, in voxels.
 
     Returns:
-        (n, X, Y, Z) with the detail, and (X, Y, Z) how far detail is off where it is carried to: the local error
-        of carrying it to each known voxel from the others. Where the grids are the same both are as nothing.
+        (n, X, Y, Z) with the detail, and (X, Y, Z) how far it is off in the hole: the local error of carrying
+        it to each known voxel from the others. Where the grids are the same there is no detail, and no error.
     """
 
     def smooth(x: np.ndarray) -> np.ndarray:
