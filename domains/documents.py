@@ -23,20 +23,23 @@ _NAMES: dict[type, str] = {
 S = TypeVar("S")
 
 
-def read_yaml(path: Path) -> dict[Any, Any]:
+def read_yaml(path: Path, kind: str = "plan", remedy: str = "mend it, or plan again") -> dict[Any, Any]:
     """Plain YAML that holds keys and values.
 
+    Args:
+        kind: what it is, for errors.
+
     Raises:
-        InputError: `plan-yaml`, with the line.
+        InputError: `KIND-yaml`, with the line.
     """
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise InputError("plan-yaml", "this is not plain YAML", where, "mend it, or plan again") from error
+        raise InputError(f"{kind}-yaml", "this is not plain YAML", where, remedy) from error
     if not isinstance(found, dict):
-        raise InputError("plan-yaml", "a plan is a list of keys and values", str(path), "plan again")
+        raise InputError(f"{kind}-yaml", f"a {kind} is keys with values", str(path), remedy)
     return found
 
 
@@ -72,6 +75,16 @@ def typed(found: Mapping[str, Any], key: str, kind: type | tuple[type, ...], def
         what = f"{key} must be {_NAMES[kinds[0]]}, not {_NAMES.get(type(value), 'what it is')}"
         raise InputError("plan-type", what, f"{path}, {key}", "mend it, or plan again")
     return value
+
+
+def spoken(said: Any) -> dict[str, Any]:
+    """What of some options was said: the fields of a dataclass that are not as they are by themselves."""
+    default = type(said)()
+    return {
+        field.name: getattr(said, field.name)
+        for field in fields(said)
+        if getattr(said, field.name) != getattr(default, field.name)
+    }
 
 
 def settings_of(cls: type[S], default: S, model: Mapping[str, Any], path: Path) -> S:

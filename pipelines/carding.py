@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ..domains.documents import read_yaml
 from ..shared.errors import Fault, InputError
 from ..shared.files import refuse_existing, replace_atomically
 from .card_pages import MADE, croissant, draft, index, readme, schema
@@ -162,14 +163,7 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         InputError: not plain YAML, or not keys with values.
     """
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise InputError("card-yaml", "this is not plain YAML", where, "mend it") from error
-    if not isinstance(found, dict):
-        raise InputError("card-yaml", "a card is keys with values", str(path), "start from a template")
+    found = read_yaml(path, "card", "mend it, or start from a template")
     return {str(key): _plain(value) for key, value in found.items()}
 
 

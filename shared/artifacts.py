@@ -313,6 +313,20 @@ def read_folder(folder: Path, kind: str, limit: int) -> tuple[dict[str, Any], di
     return config, _tensors(folder / WEIGHTS, limit)
 
 
+def read_model_of(form: str, folder: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """`read_model`, of a model whose configuration says that its format is `form`.
+
+    Raises:
+        InputError: `model-format`; and as `read_model`.
+    """
+    config, tensors = read_model(folder)
+    if config.get("format") != form:
+        held = config.get("format", "something else")
+        what = f"the folder holds {held!r}, this version reads {form!r}"
+        raise InputError("model-format", what, str(folder), "train again with this version")
+    return config, tensors
+
+
 def model_config(folder: Path | str) -> dict[str, Any]:
     """The configuration of a model folder alone; whoever uses the model reads and checks all of it.
 

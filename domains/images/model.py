@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...shared.artifacts import read_model, write_model
+from ...shared.artifacts import read_model_of, write_model
 from ...shared.data import Condition, Encoded
 from ...shared.errors import Fault, InputError
 from ...shared.grids import GridData, GridModel, GridSettings, computes_bfloat16
@@ -204,11 +204,7 @@ class FittedImages:
         Raises:
             InputError: not such a folder, damaged, or of a version that this one does not read.
         """
-        config, tensors = read_model(Path(folder))
-        if config.get("format") != FORMAT:
-            held = config.get("format", "something else")
-            what = f"the folder holds {held!r}, this version reads {FORMAT!r}"
-            raise InputError("model-format", what, str(folder), "train again with this version")
+        config, tensors = read_model_of(FORMAT, folder)
         space = {name: tensor for name, tensor in tensors.items() if name.startswith("space.")}
         weights = {name: tensor for name, tensor in tensors.items() if not name.startswith("space.")}
         return cls(

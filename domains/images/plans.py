@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ...shared.grids import GridSettings, GridShape, probe
 from .. import Progress
-from ..documents import scalar, section, settings_of, typed
+from ..documents import scalar, section, settings_of, spoken, typed
 from .collection import Collection
 from .model import recommended
 from .options import ImageOptions
@@ -68,6 +68,5 @@ def followed(found: Mapping[str, Any], path: Path, said: ImageOptions) -> ImageO
         "mirror": typed(found, "mirror", bool, False, path),
         "settings": settings_of(GridSettings, GridSettings(), typed(found, "model", dict, {}, path), path),
     }
-    default = ImageOptions()
-    kept = {f.name for f in fields(said) if getattr(said, f.name) != getattr(default, f.name)}
+    kept = spoken(said)
     return replace(said, **{name: value for name, value in planned.items() if name not in kept})

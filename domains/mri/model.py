@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...shared.artifacts import read_model, write_model
+from ...shared.artifacts import read_model_of, write_model
 from ...shared.covariates import Covariates, Fact
 from ...shared.data import NOTHING, Condition, Encoded
 from ...shared.errors import Fault, InputError
@@ -281,11 +281,7 @@ class FittedScans:
         Raises:
             InputError: not such a folder, damaged, or of a version that this one does not read.
         """
-        config, tensors = read_model(Path(folder))
-        if config.get("format") != FORMAT:
-            held = config.get("format", "something else")
-            what = f"the folder holds {held!r}, this version reads {FORMAT!r}"
-            raise InputError("model-format", what, str(folder), "train again with this version")
+        config, tensors = read_model_of(FORMAT, folder)
         space = {name: tensor for name, tensor in tensors.items() if name.startswith("space.")}
         weights = {name: tensor for name, tensor in tensors.items() if not name.startswith("space.")}
         return cls(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...shared.grids import GridSettings, GridShape, probe
 from .. import Progress
-from ..documents import scalar, section, settings_of, typed
+from ..documents import scalar, section, settings_of, spoken, typed
 from .collection import Subject
 from .model import FEWEST, label_values
 from .options import ScanOptions
@@ -106,6 +106,5 @@ def followed(found: Mapping[str, Any], path: Path, said: ScanOptions) -> ScanOpt
         "preset": typed(found, "preset", str, None, path),
         "settings": settings_of(GridSettings, GridSettings(), typed(found, "model", dict, {}, path), path),
     }
-    default = ScanOptions()
-    kept = {f.name for f in fields(said) if getattr(said, f.name) != getattr(default, f.name)}
+    kept = spoken(said)
     return replace(said, **{name: value for name, value in planned.items() if name not in kept})

@@ -15,6 +15,7 @@ import pandas as pd
 from ...shared.errors import Fault, InputError
 from ...shared.noise import key_of
 from .. import Planned, Progress, Request, Survey, Unit, Wish
+from ..documents import spoken
 from . import plans
 from .checking import check_table
 from .codec import TableCodec
@@ -222,7 +223,7 @@ class TabularDomain:
     def follow(self, found: Mapping[str, Any], where: Path) -> TabularDomain:
         """With the options of a plan; those that were said stay."""
         planned = plans.read(found, where)
-        said = plans.spoken(self.options, TableOptions())
+        said = spoken(self.options)
         if "kinds" in said:
             said["kinds"] = {**planned["kinds"], **self.options.kinds}
         return TabularDomain(TableOptions(**{**planned, **said}))

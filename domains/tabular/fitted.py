@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ...shared.artifacts import read_model, write_model
+from ...shared.artifacts import read_model_of, write_model
 from ...shared.errors import Fault, InputError
 from ...shared.noise import Keys, key_of
 from .codec import Coded, TableCodec
@@ -247,14 +247,7 @@ class FittedTable:
         Raises:
             InputError: not such a folder, damaged, or of a version that this one does not read.
         """
-        config, tensors = read_model(Path(folder))
-        if config.get("format") != FORMAT:
-            raise InputError(
-                "model-format",
-                f"the folder holds {config.get('format', 'something else')!r}, this version reads {FORMAT!r}",
-                str(folder),
-                "train again with this version",
-            )
+        config, tensors = read_model_of(FORMAT, folder)
         codec = TableCodec.from_dict(config["codec"])
         return cls(codec, TableModel.from_state(config["model"], tensors), dict(config["about"]))
 

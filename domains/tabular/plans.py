@@ -6,7 +6,7 @@ import difflib
 import resource
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, get_args
@@ -112,13 +112,4 @@ def read(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
         "header": typed(found, "header", bool, None, path),
         **{word: typed(found, word, str, None, path) for word in READING if word != "header"},
         "settings": settings_of(ModelSettings, ModelSettings(), typed(found, "model", dict, {}, path), path),
-    }
-
-
-def spoken(said: Any, default: Any) -> dict[str, Any]:
-    """The options that were said, beside the defaults."""
-    return {
-        field.name: getattr(said, field.name)
-        for field in fields(default)
-        if getattr(said, field.name) != getattr(default, field.name)
     }
