@@ -16,6 +16,8 @@ from .chain import Table, TreeChains
 from .correction import Correction, Told, one_thread
 from .space import TableSpace
 
+_CELLS = 2000  # how many cells are hidden for it at least, where there are so many
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -81,7 +83,7 @@ class _Pair:
         keys: for draws.
         told: the guesses of the two chains, and what the network makes of them.
         chains: how many there are in all.
-        times: how often each row is there.
+        places: (n,) which row of the table each is: some are there several times.
     """
 
     truth: Table
@@ -90,7 +92,7 @@ class _Pair:
     keys: Keys
     told: list[Told]
     chains: int
-    times: int
+    places: np.ndarray
     counts: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -127,17 +129,18 @@ def calibrate(
         at = pair.counts[:, p + j]
         if at.any():  # the levels of a column share a weight: its cells times its levels are one long column
             d, e = (array[:, at, part].reshape(2, -1, 1) for array in (said, error))
-            shares[j] = _weights(d, e, np.ones(d.shape[1:], bool), k)[0]
+            rows = np.repeat(pair.places[at], part.stop - part.start)
+            shares[j] = _weights(d, e, np.ones(d.shape[1:], bool), k, rows)[0]
     found = replace(
         Calibration.none(p, q),
-        gauss=_weights(said[:, :, :p], error[:, :, :p], numbers, k, pair.times),
-        standard=_weights(said[:, :, space.columns :], error[:, :, space.columns :], numbers, k, pair.times),
+        gauss=_weights(said[:, :, :p], error[:, :, :p], numbers, k, pair.places),
+        standard=_weights(said[:, :, space.columns :], error[:, :, space.columns :], numbers, k, pair.places),
         shares=shares,
     )
     plain, middle = ([answer(space, found, one) for one in pair.told] for answer in (mean, median))
     toward = np.stack([m - s for m, s in zip(middle, plain, strict=True)])
     missed = np.stack([pair.truth.standard - s for s in plain])
-    found = replace(found, median=_weights(toward, missed, numbers, k, pair.times))
+    found = replace(found, median=_weights(toward, missed, numbers, k, pair.places))
     return replace(found, spread=_spreads(correction, found, pair))
 
 
@@ -150,26 +153,27 @@ def _hide(
     held: np.ndarray,
     seed: int,
 ) -> _Pair:
-    """One cell more of each row than is missing anyway, so that guessing it is as hard as it will be in use;
-    and so each row several times. A table that misses nothing is taken to be for filling tables that do."""
+    """Rows with one cell more hidden than is missing anyway, so that guessing it is as hard as it will be in
+    use. Known cells are chosen, not rows: as many others are missing beside one as beside a missing cell. A
+    table that misses nothing is taken to be for filling tables that do."""
     p, columns = table.standard.shape[1], table.missing.shape[1]
-    misses = table.missing.mean() > 0.05
-    times = int(np.clip(columns // 4, 4, 6)) if misses else 2
-    places = np.tile(np.flatnonzero(held), times)
-    draws = torch.arange(times).repeat_interleave(len(places) // times)
-    keys = Keys(seed, torch.from_numpy(places), draws)
-    rows, own = table[places], fold[places]
-    if misses:
-        rank = np.where(rows.missing, -1.0, keys.uniform((columns,), "hide one").numpy())
-        stays = rank < rank.max(1, keepdims=True)
+    if table.missing.mean() > 0.05:
+        at, cell = np.nonzero(~table.missing & held[:, None])
+        luck = Keys(seed, torch.from_numpy(at), torch.from_numpy(cell)).uniform((), "hide one").numpy()
+        some = np.sort(luck.argsort()[: max(_CELLS, int(np.clip(columns // 4, 4, 6)) * int(held.sum()))])
+        places, stays = at[some], np.arange(columns) != cell[some][:, None]
+        keys = Keys(seed, torch.from_numpy(places), torch.from_numpy(cell[some]))
     else:
+        places = np.tile(np.flatnonzero(held), 2)
+        keys = Keys(seed, torch.from_numpy(places), torch.arange(2).repeat_interleave(len(places) // 2))
         stays = Cells(0.25, 0.25)(keys, (columns,)).numpy()
+    rows, own = table[places], fold[places]
     hidden = rows.hide(~stays[:, :p], ~stays[:, p:])
     pair = np.stack([own, (own - 1) % chains.chains_], 1)
     # What was hidden on purpose is known to all other chains; what is missing anyway, to none.
     state = chains.settle(hidden, pair, hidden.missing & ~rows.missing)
     told = [correction.tell(hidden, chains.guess(hidden, state, chain)) for chain in pair.T]
-    return _Pair(rows, hidden, raw[places], keys, told, chains.chains_, times)
+    return _Pair(rows, hidden, raw[places], keys, told, chains.chains_, places)
 
 
 def _spreads(correction: Correction, found: Calibration, pair: _Pair, draws: int = 20) -> np.ndarray:
@@ -181,39 +185,41 @@ def _spreads(correction: Correction, found: Calibration, pair: _Pair, draws: int
     """
     space, p, counts = correction.space, pair.raw.shape[1], pair.counts[:, : pair.raw.shape[1]]
     one, two = (centre(space, found, told)[:, :p] for told in pair.told)
-    tails = _tails(correction, pair.told[0], pair.keys, draws, p)
+    noise = _noise(correction, pair.told, pair.keys, draws, p)
     single, double = (
-        _factor(space, middle, tails, pair.raw, counts) ** 2 for middle in (one, (one + two) / 2)
+        _factor(space, middle, noise, pair.raw, counts) ** 2 for middle in (one, (one + two) / 2)
     )
-    share = float((double / single) @ counts.sum(0) / max(counts.sum(), 1)) if counts.any() else 1.0
+    share = float(double @ counts.sum(0) / (single @ counts.sum(0))) if counts.any() else 1.0
     slope = 2 * float(np.clip(1 - share, 0, 0.45))
     return np.asarray(np.sqrt(double * (1 - slope * (1 - 1 / pair.chains)) / (1 - slope / 2)))
 
 
-def _tails(correction: Correction, told: Told, keys: Keys, draws: int, p: int) -> list[np.ndarray]:
-    """Two (n, p): the ends of the central 90 % of draws around a guess."""
+def _noise(correction: Correction, told: list[Told], keys: Keys, draws: int, p: int) -> np.ndarray:
+    """(draws, n, p) of the numbers, some rows at a time on every core."""
 
     def some(rows: np.ndarray) -> np.ndarray:
-        noise = correction.noise([told[rows]], keys[torch.from_numpy(rows)], draws)[..., :p]
-        return np.stack(interval(noise))
+        return correction.noise([one[rows] for one in told], keys[torch.from_numpy(rows)], draws)[..., :p]
 
-    batches = np.array_split(np.arange(len(told.added)), max(len(told.added) // 256, 1))
+    n = len(told[0].added)
+    batches = np.array_split(np.arange(n), max(n // 256, 1))
     with Parallel(torch.get_num_threads(), prefer="threads") as pool, one_thread():
-        return list(np.concatenate(pool(delayed(some)(rows) for rows in batches), 1))
+        return np.concatenate(pool(delayed(some)(rows) for rows in batches), 1)
 
 
 def _factor(
-    space: TableSpace, middle: np.ndarray, tails: list[np.ndarray], truth: np.ndarray, counts: np.ndarray
+    space: TableSpace, middle: np.ndarray, noise: np.ndarray, truth: np.ndarray, counts: np.ndarray
 ) -> np.ndarray:
-    """(p,) the factor on the tails with which 90 % intervals around `middle` cover 90 %."""
+    """(p,) the factor on the noise with which 90 % intervals around `middle` cover 90 %."""
     factors = np.geomspace(0.3, 3.5, 33)
     score, inside = np.zeros((2, len(factors), counts.shape[1]))
     for j, scale in enumerate(space.scales_):
         at = counts[:, j]
         if scale is None or not at.any():
             continue
-        # The scale is monotone: ends of draws are draws of ends.
-        low, high = (scale.decode(middle[at, j] + factors[:, None] * tail[at, j]) for tail in tails)
+        # Of draws in raw units, as they will be reported: between two whole numbers a quantile lies on
+        # neither, and an interval that ends there covers less than one that ends on them.
+        drawn = middle[at, j] + factors[:, None] * noise[:, None, at, j]
+        low, high = interval(scale.decode(drawn))
         miss = np.maximum(low - truth[at, j], 0) + np.maximum(truth[at, j] - high, 0)
         score[:, j] = ((high - low + 20 * miss) / space.stds_[j]).sum(1)
         inside[:, j] = (miss <= 0).sum(1)
@@ -229,7 +235,7 @@ def _factor(
 
 
 def _weights(
-    said: np.ndarray, error: np.ndarray, counts: np.ndarray, chains: int, times: int = 1
+    said: np.ndarray, error: np.ndarray, counts: np.ndarray, chains: int, rows: np.ndarray
 ) -> np.ndarray:
     """(p,) the weight w, 0 to 1, for which m + w d errs least in the mean square, when guesses m and
     corrections d will be averaged over K chains.
@@ -241,7 +247,7 @@ def _weights(
     Args:
         said, error: (2, n, p), d and x - m of the two chains.
         counts: (n, p) cells that count.
-        times: how often the rows are repeated, one block after the other.
+        rows: (n,) which row each is, as what comes from one row is one row's evidence.
     """
     said, error = np.where(counts, said, 0).astype(float), np.where(counts, error, 0).astype(float)
 
@@ -252,9 +258,8 @@ def _weights(
 
     gains, square = product(said, error), product(said, said).sum(0).clip(min=0)
     # A column with few cells leans on all columns together, as if it had 50 cells more; and all columns
-    # together on their gain less two standard errors: it is the network that must earn trust. A row is
-    # hidden from several times, which makes it no more than one row's evidence.
-    by_row = gains.sum(1).reshape(times, -1).sum(0)
+    # together on their gain less two standard errors: it is the network that must earn trust.
+    by_row = np.bincount(rows, gains.sum(1))
     common = np.clip((gains.sum() - 2 * np.sqrt((by_row**2).sum())) / max(square.sum(), 1e-12), 0, 1)
     typical = 50 * square.sum() / max(counts.sum(), 1) + 1e-12
     return np.asarray(np.clip((gains.sum(0) + typical * common) / (square + typical), 0, 1))

@@ -217,7 +217,7 @@ def test_the_weight_is_right_for_the_average_of_all_chains(chains):
     error = -(b + noise)  # x - m
     said = -noise - b / 2 + u
     best = (var_n / chains + var_b / 2) / (var_n / chains + var_b / 4 + var_u)
-    found = _weights(said[..., None], error[..., None], np.ones((n, 1), bool), chains)
+    found = _weights(said[..., None], error[..., None], np.ones((n, 1), bool), chains, np.arange(n))
     assert found[0] == pytest.approx(min(best, 1), abs=0.02)
 
 
