@@ -146,3 +146,15 @@ def test_slips_get_one_line(
     else:
         assert exit_code == 2 and document["error"]["code"] == code
         assert not (tmp_path / "out").exists()
+
+
+def test_the_same_from_python(model: Path, folder: Path, tmp_path: Path) -> None:
+    import ebbtide
+
+    trained = ebbtide.train(folder, tmp_path / "model", plan=model.parent / "plan.yaml", device="cpu")
+    assert trained.things == "pictures" and trained.about["items"] == 24
+    assert (tmp_path / "model" / "weights.safetensors").read_bytes() == (
+        model / "weights.safetensors"
+    ).read_bytes()
+    made = ebbtide.generate(model, tmp_path / "made", 2, condition={"class": "along"})
+    assert made.counts == {"generated": 2} and "synthetic_000001.png" in made.files
