@@ -348,6 +348,13 @@ def test_specks_do_not_stretch_the_box(scenes: Any) -> None:
     np.testing.assert_array_equal(box(inside), want)
 
 
+def test_what_is_hidden_does_not_cut_the_box(scenes: Any) -> None:
+    inside = scenes.brain((30, 30, 30), radius=0.25, centre=(0.35, 0.5, 0.6)) > 0
+    hidden = np.zeros(inside.shape, bool)
+    hidden[:, :, 15:20] = True
+    assert np.abs(box(inside & ~hidden, hidden) - box(inside)).max() <= 1
+
+
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "PSR", "SLA", "ILP"])
 def test_canonical_axes_point_right_anterior_superior(axes: str, scenes: Any) -> None:
     spatial = scenes.affine((1, 2, 3), axes)
