@@ -58,7 +58,8 @@ def _removed(values: np.ndarray, spacing: np.ndarray) -> np.ndarray | None:
     depth, sharp, hit = _seen_from(values, head, *_FRONT, blank, tissue)
     others = [_seen_from(values, head, *view, blank, tissue) for view in _OTHERS]
     front = sharp.sum() / max(hit.sum(), 1)
-    elsewhere = float(np.mean([s.sum() / max(h.sum(), 1) for _, s, h in others]))
+    # The median: an image that was padded after it cut the head ends sharply on one more side.
+    elsewhere = float(np.median([s.sum() / max(h.sum(), 1) for _, s, h in others]))
     if front < max(_SHARP_FRONT, 4 * elsewhere) or elsewhere > _SHARP_ELSEWHERE:
         return None
     flat = _on_a_plane(depth, sharp, spacing)

@@ -75,6 +75,19 @@ def test_a_brain_without_its_skull_is_not_defaced() -> None:
     assert defaced(np.where(brain, head() + 100, 0).astype("f4"), AFFINE) is None
 
 
+def test_a_head_that_was_cut_at_its_back_too_is_recognised() -> None:
+    without, _ = cut(head())
+    without[:, :12] = 0
+    assert defaced(without, AFFINE) is not None
+
+
+def test_what_ends_sharply_on_most_sides_was_stripped() -> None:
+    """Even when it does so less than at the front, as brains do whose mask was laid on a finer image."""
+    without, _ = cut(head())
+    without[:, :9], without[:9], without[56:] = 0, 0, 0
+    assert defaced(without, AFFINE) is None
+
+
 def test_a_head_that_its_image_cuts_is_not_defaced() -> None:
     assert defaced(head()[:, :56], AFFINE) is None
 

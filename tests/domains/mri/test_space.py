@@ -305,6 +305,25 @@ def test_a_coarser_line_keeps_constants_and_means(step: float, start: float) -> 
     np.testing.assert_allclose(line.apply(ramp, 0)[inside], want[inside], atol=tolerance)
 
 
+def test_a_coarser_voxel_weighs_by_what_it_covers() -> None:
+    line = Line.between(12, 2, 2.5, 0.75)  # from -0.5 to 2, and on to 4.5
+    np.testing.assert_allclose(line.weight @ np.ones(line.weight.shape[1]), 1)
+    unit = np.eye(12)
+    weights = np.stack([line.apply(unit[i], 0) for i in range(6)], 1)
+    np.testing.assert_allclose(weights, [[0.4, 0.4, 0.2, 0, 0, 0], [0, 0, 0.2, 0.4, 0.4, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("spacing", [0.7, 1.0, 2.5, 3.3])
+def test_whatever_takes_part_is_touched(spacing: float) -> None:
+    matrix = np.diag([spacing, -spacing, spacing, 1.0])
+    matrix[:3, 3] = [0.3, 11.2, 0.8]
+    onto = Resampling((12, 12, 12), (4, 4, 4), matrix)
+    for seed in range(20):
+        mask = np.zeros((12, 12, 12), bool)
+        mask[tuple(np.random.default_rng(seed).integers(0, 12, 3))] = True
+        np.testing.assert_array_equal(onto.touches(mask), onto.apply(mask) > 1e-7)
+
+
 @pytest.mark.parametrize("step, start", [(1.0, 3.0), (-1.0, 9.0), (0.5, 0.25), (0.8, 1.1), (1.0, 0.3)])
 def test_a_finer_line_is_linear(step: float, start: float) -> None:
     line = Line.between(12, 8, step, start)
@@ -334,6 +353,13 @@ def test_specks_do_not_stretch_the_box(scenes: Any) -> None:
     want = box(inside)
     inside[0, 0, 0] = inside[-1, -1, -1] = True
     np.testing.assert_array_equal(box(inside), want)
+
+
+def test_what_is_hidden_does_not_cut_the_box(scenes: Any) -> None:
+    inside = scenes.brain((30, 30, 30), radius=0.25, centre=(0.35, 0.5, 0.6)) > 0
+    hidden = np.zeros(inside.shape, bool)
+    hidden[:, :, 15:20] = True
+    assert np.abs(box(inside & ~hidden, hidden) - box(inside)).max() <= 1
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "PSR", "SLA", "ILP"])
