@@ -69,6 +69,7 @@ def fill_subject(
     Raises:
         InputError: holes outside the image, masks on other grids, no modality that the model knows.
     """
+    volumes = fitted.named(volumes)
     known = {name: volume for name, volume in volumes.items() if name in fitted.space.modalities}
     images, hidden = holes.of(subject, known)
     kept = {}

@@ -24,6 +24,7 @@ from ...shared.grids import GridData, GridModel, GridSettings
 from ...shared.noise import Keys, key_of
 from .augmentation import ScanAugmentation
 from .collection import Subject, read_subject
+from .names import UNKNOWN
 from .nifti import Volume
 from .placing import Frame
 from .presets import fitted_space, pattern, preset_for, recommended
@@ -112,12 +113,14 @@ class FittedScans:
             )
         tell = progress or (lambda label, fraction: None)
         preset = preset or preset_for(device)
-        space = fitted_space(subjects, spacing, shape, modalities, preset)
+        space = fitted_space(
+            subjects, spacing, shape, modalities, preset, lambda label, share: tell(label, 0.02 * share)
+        )
         values = label_values(subjects) if labels else ()
         covariates = Covariates.fit([s.covariates for s in subjects], conditions)
         scans = []
         for place, subject in enumerate(subjects):
-            tell("reading", 0.05 * place / len(subjects))
+            tell("reading", 0.02 + 0.03 * place / len(subjects))
             scans.append(encode(space, values, subject))
         known = [scan.known for scan in scans]
         seen = torch.cat([one.observed for one in known])
@@ -163,6 +166,14 @@ class FittedScans:
     ) -> Scan:
         """A subject in model space; see `MriSpace.encode`."""
         return encode(self.space, self.labels, subject, hidden, volumes)
+
+    def named(self, volumes: Mapping[str, Volume]) -> Mapping[str, Volume]:
+        """Images by the model's modalities: where model and subject have one each, and one of them does not say
+        which it is, they are taken for the same."""
+        mine, theirs = self.space.modalities, list(volumes)
+        if len(mine) == len(theirs) == 1 and UNKNOWN in (mine[0], theirs[0]):
+            return {mine[0]: volumes[theirs[0]]}
+        return volumes
 
     def condition(self, rows: Sequence[Mapping[str, Fact]]) -> Condition:
         """What the denoiser is told of B subjects."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,10 +76,11 @@ def fitted_space(
     shape: Sequence[int] | None,
     modalities: Sequence[str] | None,
     preset: str,
+    progress: Callable[[str, float], None] | None = None,
 ) -> MriSpace:
     """The space of the subjects, made coarser in steps of a half until the machine can train on it, unless a
     spacing was asked for."""
-    space = MriSpace.fit(subjects, spacing=spacing, shape=shape, modalities=modalities)
+    space = MriSpace.fit(subjects, spacing=spacing, shape=shape, modalities=modalities, progress=progress)
     most, factor = PRESETS[preset].voxels, 1.0
     if spacing is not None or shape is not None or np.prod(space.size) <= most:
         return space

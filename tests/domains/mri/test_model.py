@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,6 +100,15 @@ def test_a_modality_that_is_missing_is_made(fitted: FittedScans, scans: Collecti
     (made,) = filled(fitted, scans, 4)
     assert made.modality == "T2w" and not made.measured and made.mask.all()
     assert made.values.dtype == np.float32 and made.values.shape == (16, 18, 16)
+
+
+def test_the_only_image_needs_no_name(fitted: FittedScans, scans: Collection) -> None:
+    volumes = read_subject(scans.subjects[0])
+    assert fitted.named(volumes) is volumes  # two modalities: names decide
+    space = replace(fitted.space, channels={"T1w": fitted.space.channels["T1w"]})
+    single = replace(fitted, space=space)
+    assert list(single.named({"image": volumes["T1w"]})) == ["T1w"]
+    assert list(single.named({"T2w": volumes["T2w"]})) == ["T2w"]
 
 
 def test_nothing_missing_nothing_filled(fitted: FittedScans, scans: Collection) -> None:
