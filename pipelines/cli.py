@@ -268,7 +268,7 @@ def generate(
     count: Annotated[int, typer.Option("-n", "--count", metavar="N", help="How many.")] = 16,
     output: Output,
     condition: Annotated[
-        Text, typer.Option(metavar="NAME=VALUE", help='"age=60..80,sex=F"; * is as in training.')
+        Text, typer.Option(metavar="NAME=VALUE", help='"age=55..70,sex=F"; * is as in training.')
     ] = None,
     guidance: Annotated[float, typer.Option(metavar="X", help="How strongly to follow it.")] = 1.0,
     steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Denoising steps.")] = None,

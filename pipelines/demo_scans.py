@@ -23,7 +23,7 @@ def scans(work: Path, seed: int, progress: Progress) -> None:
     """Generate volumes into `work/brains`, hide a cube of 40 mm in the first, and fill it into
     `work/brain_filled`."""
     folder = bundled()[MODEL]
-    wish = Wish(COUNT, seed, {"age": "25..75"})
+    wish = Wish(COUNT, seed, {"age": "50..70"})
     generate(folder, work / GENERATED, domain=MriDomain(), wish=wish, progress=progress)
     source = work / "brain"
     source.mkdir()

@@ -70,7 +70,7 @@ def generate(
         model: a model folder, or the name of a bundled model ("brain-t1").
         out: the folder to make.
         count: how many.
-        condition: what of: {"age": "60..80", "sex": "F"}; "*" is as in training.
+        condition: what of: {"age": "55..70", "sex": "F"}; "*" is as in training.
         guidance: how strongly to follow it.
         steps: denoising steps.
         seed: sample i depends on (seed, i) alone.
