@@ -168,7 +168,7 @@ class FittedScans:
         return encode(self.space, self.labels, subject, hidden, volumes)
 
     def named(self, volumes: Mapping[str, Volume]) -> Mapping[str, Volume]:
-        """Images by the model's modalities: where model and subject have one each, and one of the two does not
+        """Images by the model's modalities: where model and subject have one each, and one of them does not
         say which it is, they are taken for the same."""
         mine, theirs = self.space.modalities, list(volumes)
         if len(mine) == len(theirs) == 1 and UNKNOWN in (mine[0], theirs[0]):
