@@ -165,6 +165,7 @@ class FittedScans:
         self, subject: Subject, hidden: Hidden | None = None, volumes: Mapping[str, Volume] | None = None
     ) -> Scan:
         """A subject in model space; see `MriSpace.encode`."""
+        volumes = self.named(read_subject(subject) if volumes is None else volumes)
         return encode(self.space, self.labels, subject, hidden, volumes)
 
     def named(self, volumes: Mapping[str, Volume]) -> Mapping[str, Volume]:
