@@ -101,9 +101,9 @@ def settings_of(cls: type[S], default: S, model: Mapping[str, Any], path: Path) 
             tuple: (list,),
             float: (int, float),
             int: (int,),
-            type(None): (int, float, type(None)),
+            type(None): (list,) if word == "trees" else (int, float),
         }.get(type(usual[word]), (type(usual[word]),))
-        if value is None and word in ("patience", "time_limit"):
+        if value is None and (usual[word] is None or word == "patience"):
             continue
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(usual[word], bool):
             example = scalar(usual[word])

@@ -72,3 +72,16 @@ def test_a_plan_with_a_slip_is_refused_with_the_way_out(
     with pytest.raises(InputError, match=code) as caught:
         read_plan(tmp_path / "plan.yaml", TabularDomain())
     assert advice in str(caught.value)
+
+
+def test_settings_that_choose_themselves_can_be_set(table: Path, tmp_path: Path) -> None:
+    plan(table, tmp_path / "plan.yaml", domain=TabularDomain())
+    text = (tmp_path / "plan.yaml").read_text()
+    assert "  trees: null" in text and "  steps: null" in text
+    text = text.replace("  trees: null", "  trees: [2, 6]").replace("  steps: null", "  steps: 40")
+    (tmp_path / "plan.yaml").write_text(text)
+    settings = read_plan(tmp_path / "plan.yaml", TabularDomain()).domain.options.settings  # type: ignore[attr-defined]
+    assert settings.trees == (2, 6) and settings.steps == 40
+    (tmp_path / "plan.yaml").write_text(text.replace("[2, 6]", "many"))
+    with pytest.raises(InputError, match="plan-type"):
+        read_plan(tmp_path / "plan.yaml", TabularDomain())
