@@ -280,7 +280,7 @@ def settings_of(model: Mapping[str, Any], path: Path) -> ModelSettings:
             tuple: (list,),
             float: (int, float),
             int: (int,),
-            type(None): (int, type(None)),
+            type(None): (list if word == "trees" else int, type(None)),
         }.get(type(default), (type(default),))
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
             example = _scalar(default)
