@@ -229,7 +229,7 @@ def test_bad_keys_and_words_are_one_line(ebbtide, tmp_path: Path) -> None:
 
 QUICK = """
 rows: 200
-model: {trees: [1], folds: 2, copies: 1, steps: 400, width: 16, depth: 1, head_width: 16, head_depth: 1}
+model: {trees: [1], folds: 2, copies: 1, steps: 6000, width: 16, depth: 1, head_width: 16, head_depth: 1}
 """
 
 
