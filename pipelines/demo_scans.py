@@ -27,7 +27,7 @@ def scans(work: Path, seed: int, progress: Progress) -> None:
     generate(folder, work / GENERATED, domain=MriDomain(), wish=wish, progress=progress)
     source = work / "brain"
     source.mkdir()
-    first = next((work / GENERATED).rglob("*_T1w.nii.gz"), None) or next((work / GENERATED).rglob("*.nii.gz"))
+    first = next((work / GENERATED).rglob("*.nii.gz"))
     shutil.copyfile(first, source / "synthetic.nii.gz")
     impute_file(
         source,

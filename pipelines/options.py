@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ..domains.mri import MriDomain
     from ..domains.tabular import TabularDomain
 
-TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".xlsx", ".xls")
 SCANS = (".nii", ".nii.gz", ".dcm", ".ima")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npz")
 

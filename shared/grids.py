@@ -422,7 +422,7 @@ class GridModel:
         denoiser = self._guided(guidance)
 
         def some(rows: Tensor) -> Tensor:
-            begin = None if start is None else start[rows].to(self.device)
+            begin = self.denoiser.centre.prior()[0] if start is None else start[rows].to(self.device)
             return self._run(denoiser, keys[rows], condition[rows], sampler, begin, t_start)
 
         return self._in_batches(some, len(keys), "generating", progress)
@@ -433,23 +433,16 @@ class GridModel:
         keys: Keys,
         condition: Condition,
         sampler: Sampler | None,
-        start: Tensor | None = None,
+        start: Tensor,
         t_start: float = 1.0,
     ) -> Tensor:
-        """One batch. Noise begins around the centre's mean: from a mean of zero, what is left of the mean
-        at the last noise level would be missing."""
+        """One batch. Noise begins around `start`, the centre's mean where there is nothing to vary: from zero,
+        what is left of the mean at the last noise level would be missing."""
         told = self._told(condition, len(keys)).to(self.device)
-        if start is None:
-            mean = (
-                self.denoiser.centre.prior()[0]
-                if told.known is None
-                else self.denoiser.centre.posterior(told.known)[0]
-            )
-            start = mean.expand(len(keys), *self.form.shape)
-        x = (sampler or self.sampler())(
+        start = start.expand(len(keys), *self.form.shape)
+        return (sampler or self.sampler())(
             denoiser, self.form.shape, keys, told, like=start[:0], start=start, t_start=t_start
         )
-        return x if told.known is None else torch.where(told.known.observed, told.known.values, x)
 
     def fill(
         self,
@@ -477,8 +470,8 @@ class GridModel:
 
         def some(rows: Tensor) -> Tensor:
             part, own = told[rows], keys[rows]
-            drawn = self._run(denoiser, own, part, sampler)
             network, centre = self._means(denoiser, own, part)
+            drawn = self._run(denoiser, own, part, sampler, centre)
             moved = self._between(network, centre) + self.trust.spread * (drawn - network)
             return torch.where(part.known.observed, part.known.values, moved.cpu())  # type: ignore[union-attr]
 
@@ -586,8 +579,7 @@ def _calibrated(model: GridModel, examples: _Hiding, seed: int, draws: int = 8, 
     """The weight that errs least, and the spread with which 90 % intervals cover 90 %, on hidden entries of
     held-out examples; counted where examples differ (most of a scan is air)."""
     model.denoiser.eval()
-    n = max(len(examples), min(most, 4 * len(examples)))
-    keys = Keys.range(key_of(seed, "calibration"), min(n, most))
+    keys = Keys.range(key_of(seed, "calibration"), min(most, 4 * len(examples)))
     batch = replace(examples, blank=0.0).batch(keys.items % len(examples), keys)
     known = batch.condition.known
     assert known is not None

@@ -26,20 +26,11 @@ FEWEST = 8
 """Pictures below which there is nothing to learn."""
 
 
-@dataclass(frozen=True)
-class PictureAugmentation:
-    """Pictures altered by key, as `shared.grids.Augmentation` wants it: mirrored, and told so.
-
-    Args:
-        mirror: alter at all.
-    """
-
-    mirror: bool
-
-    def __call__(self, keys: Keys, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, 2 C, H, W), values and what of them is observed; and (B, 1) whether mirrored."""
-        done = keys.uniform((1,), "augment") < 0.5
-        return torch.where(done[:, :, None, None], x.flip(-1), x), done.to(x)
+def mirrored(keys: Keys, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A `shared.grids.Augmentation`: x (B, 2 C, H, W), values and what of them is observed, half of them left
+    and right exchanged; and (B, 1) which."""
+    done = keys.uniform((1,), "augment") < 0.5
+    return torch.where(done[:, :, None, None], x.flip(-1), x), done.to(x)
 
 
 @dataclass(frozen=True)
@@ -104,7 +95,7 @@ class FittedImages:
             settings,
             pattern(),
             classes=len(space.conditions.class_names),
-            augmentation=PictureAugmentation(mirror) if mirror else None,
+            augmentation=mirrored if mirror else None,
             seed=seed,
             folder=folder,
             resume=resume,

@@ -23,7 +23,7 @@ from ...shared.errors import Fault, InputError
 from ...shared.grids import GridData, GridModel, GridSettings
 from ...shared.noise import Keys, key_of
 from .augmentation import ScanAugmentation
-from .collection import Subject, read_subject
+from .collection import Subject, read_image, read_subject
 from .names import UNKNOWN
 from .nifti import Volume
 from .placing import Frame
@@ -313,8 +313,6 @@ def encode(
     volumes: Mapping[str, Volume] | None = None,
 ) -> Scan:
     """A subject in model space, its label map as one channel for each label: 1 inside, -1 outside."""
-    from .collection import read_image
-
     volumes = read_subject(subject) if volumes is None else volumes
     placed = space.encode(volumes, hidden)
     values, observed = torch.from_numpy(placed.values), torch.from_numpy(placed.observed)
@@ -333,8 +331,6 @@ def encode(
 def label_values(subjects: Sequence[Subject], most: int = 8) -> tuple[int, ...]:
     """The labels that occur in the first label maps; none when there are more than `most`: a channel for
     each would cost more than it tells."""
-    from .collection import read_image
-
     found: set[int] = set()
     for subject in [s for s in subjects if s.segmentation is not None][:10]:
         assert subject.segmentation is not None
