@@ -104,6 +104,48 @@ class Planned:
     lines: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Figure:
+    """One number of a comparison, beside the same number for real data.
+
+    Args:
+        name: what is measured, in words.
+        synthetic, reference: of the synthetic data, and of real data that takes its place (held-out
+            items, or one half of the real ones against the other); None where it cannot be told.
+        best: what a perfect copy of the law would have; None where the reference says it.
+        meaning: one sentence for a reader who is not a statistician.
+    """
+
+    name: str
+    synthetic: float | None
+    reference: float | None
+    best: float | None
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Synthetic data beside the real data that it was made from.
+
+    Args:
+        reference: what the reference figures are of, in words.
+        figures: by part: "fidelity", "utility", "privacy"; a part that cannot be assessed has none.
+        verdict: by part, a title and sentences; says why a part could not be assessed.
+        pictures: by caption, PNG bytes that show nobody real.
+        internal: by caption, PNG bytes that show real items beside their nearest synthetic ones.
+        facts: how it was measured (JSON-able): counts, features, thresholds, seeds.
+        faults: warnings.
+    """
+
+    reference: str
+    figures: Mapping[str, Sequence[Figure]]
+    verdict: Mapping[str, tuple[str, Sequence[str]]]
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    internal: Mapping[str, bytes] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+
+
 class Fitted(Protocol):
     """An encoding and a model, as `train` leaves them behind."""
 
