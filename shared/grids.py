@@ -436,8 +436,8 @@ class GridModel:
         start: Tensor,
         t_start: float = 1.0,
     ) -> Tensor:
-        """One batch. Noise begins around `start`, the centre's mean where there is nothing to vary: from zero,
-        what is left of the mean at the last noise level would be missing."""
+        """One batch. Noise begins around `start`, the centre's mean where there is nothing to vary: from
+        zero, what is left of the mean at the last noise level would be missing."""
         told = self._told(condition, len(keys)).to(self.device)
         start = start.expand(len(keys), *self.form.shape)
         return (sampler or self.sampler())(
