@@ -1,14 +1,15 @@
 r"""Absorbing-state diffusion over records of levels: tables whose every column is one of a few levels.
 
-A record is (B, C) codes; noise hides cells one by one (Austin et al. 2021, D3PM, absorbing; Sahoo et al. 2024,
-MDLM). The network predicts the law of every hidden cell from the cells that are still seen. Its loss is the
-diffusion's bound on the likelihood, which for absorbing noise is that of an autoregression in random order
-(Hoogeboom et al. 2022, "Autoregressive diffusion models"); so the reverse process may unmask the columns one at
-a time, in any order, and any columns may be given instead of drawn.
+A record is (B, C) codes; noise hides cells one by one (Austin et al. 2021, D3PM, absorbing; Sahoo et al.
+2024, MDLM). The network predicts the law of every hidden cell from the cells that are still seen. Its loss
+is the diffusion's bound on the likelihood, which for absorbing noise is that of an autoregression in
+random order (Hoogeboom et al. 2022, "Autoregressive diffusion models"); so the reverse process may unmask
+the columns one at a time, in any order, and any columns may be given instead of drawn.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ class LevelsShape:
     def waves(self) -> Tensor:
         """(sum L, K) cosines of the rank, a block for each ordered column."""
         blocks = [
-            min(count, WAVES) if is_ordered else 0 for count, is_ordered in zip(self.levels, self.ordered)
+            min(count, WAVES) if is_ordered else 0
+            for count, is_ordered in zip(self.levels, self.ordered, strict=True)
         ]
         made, row, place = torch.zeros(sum(self.levels), max(sum(blocks), 1)), 0, 0
         for count, waves in zip(self.levels, blocks, strict=True):
@@ -96,7 +98,7 @@ class LevelsNetwork(nn.Module):
         self.bias = nn.Parameter(torch.tensor(shape.log_shares))
 
     def encode(self, codes: Tensor, hidden: Tensor) -> Tensor:
-        """codes (B, C) int64 and hidden (B, C) bool -> (B, width); codes of hidden cells are not looked at."""
+        """codes (B, C) int64, hidden (B, C) bool -> (B, width); codes of hidden cells are not looked at."""
         table = torch.cat([self.own + self.waves @ self.smooth, self.hidden])
         masks = torch.arange(len(self.offsets), device=codes.device) + sum(self.shape.levels)
         places = torch.where(hidden, masks, codes + self.offsets)
@@ -138,8 +140,8 @@ class LevelsDenoiser(NetworkDenoiser):
         """(B, C) bool: the cells that are hidden at time t: at least one, all of them at 1.
 
         Args:
-            noise: (B, C) standard normal: its ranks say which cells go first, its mean (which does not depend on
-                them) whether this record follows the order instead.
+            noise: (B, C) standard normal: its ranks say which cells go first, its mean (which does not
+                depend on them) whether this record follows the order instead.
         """
         columns = noise.shape[1]
         random = noise.argsort(1).argsort(1)
@@ -171,6 +173,6 @@ class LevelsDenoiser(NetworkDenoiser):
         at = self.network.shape.offsets
         parts = [
             nn.functional.cross_entropy(logits[:, first:last].float(), codes[:, column], reduction="none")
-            for column, (first, last) in enumerate(zip(at, at[1:], strict=False))
+            for column, (first, last) in enumerate(itertools.pairwise(at))
         ]
         return torch.stack(parts, 1)

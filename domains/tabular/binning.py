@@ -1,7 +1,7 @@
 """Numbers as levels: values that many rows share are levels of their own, the rest are bins at quantiles.
 
-A number becomes a category, so that a law of any shape (piles, gaps, long tails) is a list of shares; inside a
-bin the training law is kept as a few quantiles, between which a value is drawn.
+A number becomes a category, so that a law of any shape (piles, gaps, long tails) is a list of shares;
+inside a bin the training law is kept as a few quantiles, between which a value is drawn.
 """
 
 from __future__ import annotations
@@ -16,13 +16,63 @@ KNOTS = 8
 """Steps of the law within a bin."""
 
 
+SLACK = 1e-9
+"""Of a grid's step: what is not told apart."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What all values of a number are a whole number of steps from; a step of 0 is no grid.
+
+    Example:
+        >>> grid = Grid.fit(np.array([3450.0, 3650, 3675, 3700, 3800, 3750]), 1.0, 0)
+        >>> grid.step, grid.up(np.array([3651.0])).tolist()
+        (25.0, [3675.0])
+    """
+
+    step: float = 0.0
+    offset: float = 0.0
+    decimals: int | None = None
+
+    @classmethod
+    def fit(cls, values: np.ndarray, base: float, decimals: int | None) -> Self:
+        """The coarsest grid that holds all of `values` (n,), a multiple of `base`.
+
+        Args:
+            decimals: of the numbers on the grid.
+        """
+        distinct = np.unique(values)
+        if not base or len(distinct) < 2 or np.abs(distinct).max() / base > 2**50:
+            return cls()
+        steps = np.round((distinct - distinct[0]) / base).astype(np.int64)
+        # Few values have a common step by chance.
+        common = int(np.gcd.reduce(steps)) if len(distinct) > 5 else 1
+        return cls(base * common, float(distinct[0]), decimals)
+
+    def up(self, values: np.ndarray) -> np.ndarray:
+        """The next place of the grid that is not below."""
+        return self._at(np.ceil((values - self.offset) / self.step - SLACK), values) if self.step else values
+
+    def down(self, values: np.ndarray) -> np.ndarray:
+        """The next place of the grid that is not above."""
+        return self._at(np.floor((values - self.offset) / self.step + SLACK), values) if self.step else values
+
+    def near(self, values: np.ndarray) -> np.ndarray:
+        """The nearest place of the grid."""
+        return self._at(np.round((values - self.offset) / self.step), values) if self.step else values
+
+    def _at(self, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
+        made = np.where(np.isfinite(values), steps * self.step + self.offset, values)
+        return np.asarray(made if self.decimals is None else np.round(made, self.decimals) + 0.0)
+
+
 @dataclass(frozen=True)
 class Bins:
     """The levels of one number.
 
     Args:
-        knots: (L, KNOTS + 1) float64, ascending in each row: equally likely steps of the law within the level.
-            A value of its own has one knot, repeated. Levels are sorted by their middle.
+        knots: (L, KNOTS + 1) float64, ascending in each row: equally likely steps of the law within the
+            level. A value of its own has one knot, repeated. Levels are sorted by their middle.
     """
 
     knots: np.ndarray
@@ -61,7 +111,7 @@ class Bins:
         return np.asarray(self.knots[:, 0] == self.knots[:, -1])
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """(n,) numbers to (n,) int32 levels: the value's own, else the bin that holds it or is nearest; NaN is -1."""
+        """(n,) numbers to (n,) int32 levels: the value's own, else the bin it is in or next to; NaN: -1."""
         alone = np.flatnonzero(self.alone)
         wide = np.flatnonzero(~self.alone)
         out = np.full(len(values), -1, np.int32)
@@ -80,8 +130,8 @@ class Bins:
         return out
 
     def share(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(n, L) each: where in the law of every level `low` and `high` (n,) lie, 0 to 1; their difference is how
-        much of the level lies between. A value of its own is between or not: 0 and 1, or 0 and 0."""
+        """(n, L) each: where in the law of every level `low` and `high` (n,) lie, 0 to 1; their difference
+        is how much of the level lies between. A value of its own is between or not: 0 and 1, or 0 and 0."""
         first, last = self.knots[:, 0], self.knots[:, -1]
         begin, end = _places(self.knots, low[:, None]), _places(self.knots, high[:, None])
         alone = (first == last)[None]

@@ -29,8 +29,8 @@ def demanded(
         complete: no missing cells.
 
     Raises:
-        InputError: `condition-unknown`, `condition-value`, a column or words there are not; rules that cannot be
-            read; `condition-empty`, a range in which nothing was seen.
+        InputError: `condition-unknown`, `condition-value`, a column or words there are not; rules that cannot
+            be read; `condition-empty`, a range in which nothing was seen.
     """
     parts = generator.parts
     names = {column.name: column for column in parts.columns}

@@ -1,7 +1,7 @@
 """The generator of a table: what it knows of the columns, and the network that draws rows.
 
-Absorbing-state diffusion over the columns (`shared.levels`), each made into levels (`parts`); a row is drawn by
-unmasking part after part (`walk`).
+Absorbing-state diffusion over the columns (`shared.levels`), each made into levels (`parts`); a row is
+drawn by unmasking part after part (`walk`).
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class TableGenerator:
     """Made by `fit` or `from_state`; `draw` is what it is for.
 
     Attributes:
-        settings, parts, rules, groups, shape, denoiser: its parts. `rules` are those that all training rows obeyed and
-            those it was told; `groups` are the combinations of levels that there are.
+        settings, parts, rules, groups, shape, denoiser: its parts. `rules` are those that all training
+            rows obeyed and those it was told; `groups` are the combinations of levels that there are.
     """
 
     def __init__(
@@ -134,7 +134,8 @@ class TableGenerator:
         Args:
             coded: the table.
             columns: its modelled columns, in the order of the table.
-            rules: what must hold in every row, see `rules`; what held in all training rows is found by itself.
+            rules: what must hold in every row, see `rules`; what held in all training rows is found by
+                itself.
             folder: where the training keeps its checkpoints; None keeps none.
             resume: go on from those checkpoints.
             progress: told what is done, and the fraction of the whole.
@@ -292,7 +293,7 @@ class TableGenerator:
         rules = asdict(self.rules)
         config = {
             "settings": asdict(self.settings),
-            "parts": parts,
+            **parts,
             "rules": rules,
             "groups": [list(g) for g, _ in self.groups],
         }
@@ -309,7 +310,7 @@ class TableGenerator:
     ) -> TableGenerator:
         """What `state` wrote; `columns` are the modelled ones."""
         settings = GeneratorSettings.from_dict(config["settings"])
-        parts = Parts.from_state(columns, config["parts"], tensors)
+        parts = Parts.from_state(columns, config, tensors)
         groups = [(tuple(g), tensors[f"group.{k}"].numpy()) for k, g in enumerate(config["groups"])]
         shape = LevelsShape(
             tuple(part.levels for part in parts.parts),
@@ -350,7 +351,7 @@ def _rules(held: Mapping[str, Any]) -> Rules:
 
 
 def _held_out(rows: int, share: float, seed: int) -> np.ndarray:
-    """(rows,) True for rows that training is stopped by: at least 20 of them, where there are 60; at most 5,000."""
+    """(rows,) True for rows that training is stopped by: 20 to 5,000; none of fewer than 60 rows."""
     count = 0 if rows < 60 else int(min(max(share * rows, 20), 5000))
     order = Keys.range(seed, rows).uniform((), "held out for the generator").argsort().argsort().numpy()
     return np.asarray(order < math.floor(count))

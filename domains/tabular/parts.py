@@ -1,14 +1,14 @@
 """A coded table as records of levels, and back: each column becomes one part or two.
 
-A category is its code; a number is a bin (`binning`). A moment with a time of day is two parts, the day and the
-time; a number that follows another closely (a drop-off after its pick-up) is the difference to it. What is
-missing is a level of its own, the last.
+A category is its code; a number is a bin (`binning`). A moment with a time of day is two parts, the day
+and the time; a number that follows another closely (a drop-off after its pick-up) is the difference to it.
+What is missing is a level of its own, the last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,12 +16,19 @@ import torch
 from torch import Tensor
 
 from ...shared.levels import LevelsShape
-from .binning import Bins
+from .binning import Bins, Grid
 from .codec import Coded
 from .columns import Column
 
 DAY = 86_400.0
 Role = Literal["category", "number", "day", "clock", "difference"]
+
+
+def grid_of(column: Column) -> float:
+    """What the numbers of a column are multiples of by their form; 0 where nothing is known."""
+    if column.kind in ("datetime", "duration"):
+        return 0.0 if column.tz and column.step >= 60 else column.step
+    return 0.0 if column.decimals is None else 10.0**-column.decimals
 
 
 @dataclass(frozen=True)
@@ -75,10 +82,12 @@ class Parts:
     Args:
         columns: the modelled columns, numbers before categories: as in `Coded`.
         parts: of these.
+        grids: of the numbers.
     """
 
     columns: tuple[Column, ...]
     parts: tuple[Part, ...]
+    grids: tuple[Grid, ...]
 
     @property
     def numbers(self) -> tuple[Column, ...]:
@@ -124,7 +133,12 @@ class Parts:
         order = _anchors_first(
             [c.name for c in columns], {numbers[b].name: numbers[a].name for b, a in anchors.items()}
         )
-        return cls((*numbers, *categories), tuple(part for name in order for part in made[name]))
+        grids = []
+        for at, column in enumerate(numbers):
+            seen = coded.numbers[~np.isnan(coded.numbers[:, at]), at]
+            grids.append(Grid.fit(seen, grid_of(column), column.decimals))
+        parts = tuple(part for name in order for part in made[name])
+        return cls((*numbers, *categories), parts, tuple(grids))
 
     def encode(self, coded: Coded) -> np.ndarray:
         """(n, P) int64 levels."""
@@ -146,26 +160,27 @@ class Parts:
             tuple(logs),
         )
 
-    def state(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Plain JSON and tensors."""
         tensors = {
             f"bins.{place}": torch.from_numpy(part.bins.knots.copy())
             for place, part in enumerate(self.parts)
             if part.bins is not None
         }
-        return [part.to_dict() for part in self.parts], tensors
+        told = {"parts": [part.to_dict() for part in self.parts], "grids": [asdict(g) for g in self.grids]}
+        return told, tensors
 
     @classmethod
     def from_state(
-        cls, columns: Sequence[Column], held: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]
+        cls, columns: Sequence[Column], held: Mapping[str, Any], tensors: Mapping[str, Tensor]
     ) -> Parts:
         """What `state` wrote; `columns` are the modelled ones."""
         parts = []
-        for place, one in enumerate(held):
+        for place, one in enumerate(held["parts"]):
             knots = tensors.get(f"bins.{place}")
             parts.append(Part.from_dict(one, None if knots is None else knots.numpy()))
         ordered = sorted(columns, key=lambda column: not column.is_number)
-        return cls(tuple(ordered), tuple(parts))
+        return cls(tuple(ordered), tuple(parts), tuple(Grid(**grid) for grid in held["grids"]))
 
 
 def _roles(column: Column, values: np.ndarray, anchored: bool) -> tuple[Role, ...]:

@@ -75,7 +75,7 @@ def draw(synthesis: Synthesis, coded: Coded, picture: Path, *, conditioned: bool
     across = min(4, len(parts))
     down = -(-len(parts) // across)
     made = figure(3.3 * across, 2.3 * down + 0.7)
-    told = "asked to differ" if conditioned else "should agree"
+    told = "were asked to differ" if conditioned else "should agree"
     made.suptitle(
         f"SYNTHETIC rows (red) beside the training law that the model holds (blue): they {told}",
         fontsize=10,
@@ -118,7 +118,7 @@ def _number_panel(axes: Axes, part: Part, shares: np.ndarray, values: np.ndarray
     if low == high:
         low, high = low - 0.5, high + 0.5
     edges = bin_edges(np.clip(both, low, high), whole=kind == "integer" or part.role == "day")
-    dated = part.role == "day" or kind == "datetime" and part.role == "number"
+    dated = part.role == "day" or (kind == "datetime" and part.role == "number")
     scale = (lambda x: x) if part.role == "day" or not dated else (lambda x: x / DAY)
     axes.hist(scale(np.clip(trained, low, high)), scale(edges), density=True, color=OBSERVED)
     if len(made):

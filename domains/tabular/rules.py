@@ -1,9 +1,9 @@
 """What must hold in every row that is generated: words of a user, and what the training rows all obeyed.
 
 A rule is one of
-`age>=18`, `18<=age<=90` (a range), `start<=end`, `low<high` (columns in order), `total=fare+tip - rebate` (a sum;
-a minus has blanks around it), `together(city,country)` (only combinations that were seen), `unique(site,day)` (no
-two rows alike there).
+`age>=18`, `18<=age<=90` (a range), `start<=end`, `low<high` (columns in order), `total=fare+tip - rebate`
+(a sum; a minus has blanks around it), `together(city,country)` (only combinations that were seen),
+`unique(site,day)` (no two rows alike there).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ...shared.errors import InputError
 from . import cells
 from .codec import Coded
 from .columns import Column
+from .parts import grid_of
 
 _LISTED = re.compile(r"\s*(together|unique)\s*\((.*)\)\s*")
 _COMPARED = re.compile(r"(<=|>=|<|>)")
@@ -61,8 +62,8 @@ class Rules:
         """Read rules.
 
         Raises:
-            InputError: `rule`, not of one of the forms above; `rule-column`, a column that there is not or that
-                is not a number where one is needed.
+            InputError: `rule`, not of one of the forms above; `rule-column`, a column that there is not or
+                that is not a number where one is needed.
         """
         known = {column.name: column for column in columns}
         ranges: dict[str, tuple[float, float]] = {}
@@ -216,13 +217,6 @@ def _example(column: Column) -> str:
     if column.kind == "datetime" and column.low is not None:
         return pd.Timestamp(column.low, unit="s").strftime("%Y-%m-%d")
     return "1 days" if column.kind == "duration" else f"{column.low:g}"
-
-
-def grid_of(column: Column) -> float:
-    """What the numbers of a column are multiples of; 0 where nothing is known."""
-    if column.kind in ("datetime", "duration"):
-        return 0.0 if column.tz and column.step >= 60 else column.step
-    return 0.0 if column.decimals is None else 10.0**-column.decimals
 
 
 def found_orders(coded: Coded, numbers: Sequence[Column]) -> tuple[Order, ...]:

@@ -1,4 +1,4 @@
-"""Generated rows as a table: in the columns, forms and dtypes of the training table, with new ids and no text."""
+"""Generated rows as a table with the columns, forms and dtypes of the training table, new ids and no text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One walk of the reverse process over a batch of rows: parts are unmasked one at a time, within what is allowed."""
+"""One walk of the reverse process over some rows: parts are unmasked one at a time, as far as is allowed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from typing import Self
 import numpy as np
 
 from .codec import Coded
-from .columns import Column
 from .decoding import shaped
 from .parts import DAY, Part, Parts
-from .rules import Order, grid_of
+from .rules import Order
 
 Law = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 """(levels (R, P), hidden (R, P), place) -> (R, L) probabilities of the levels of the part at that place."""
 TINY = 1e-12
-SLACK = 1e-9
-"""Of a grid's step: what is not told apart."""
 
 
 @dataclass(frozen=True)
@@ -61,22 +58,9 @@ class Demand:
             if part.role == "difference" and part.bins is not None:
                 low[part.anchor] = max(low[part.anchor], low[part.at] - part.bins.knots.max())
                 high[part.anchor] = min(high[part.anchor], high[part.at] - part.bins.knots.min())
-        for at, column in enumerate(parts.numbers):
-            low[at], high[at] = (
-                float(on_grid(column, np.array(x), up)) for x, up in ((low[at], True), (high[at], False))
-            )
+        for at, grid in enumerate(parts.grids):
+            low[at], high[at] = float(grid.up(low[at : at + 1])[0]), float(grid.down(high[at : at + 1])[0])
         return replace(cls(low, high, orders=pairs), **more)  # type: ignore[arg-type]
-
-
-def on_grid(column: Column, values: np.ndarray, up: bool) -> np.ndarray:
-    """The next number of the column's grid, above or below."""
-    grid = grid_of(column)
-    if not grid:
-        return values
-    steps = np.ceil(values / grid - SLACK) if up else np.floor(values / grid + SLACK)
-    if column.decimals is not None:
-        return np.asarray(np.round(steps * grid, column.decimals) + 0.0)
-    return np.asarray(steps * grid)
 
 
 class Walk:
@@ -166,16 +150,21 @@ class Walk:
         """(R,) each: between which numbers the part must lie, as the part counts."""
         low = np.full(len(self.levels), self.demand.low[part.at])
         high = np.full(len(self.levels), self.demand.high[part.at])
-        column = self.parts.numbers[part.at]
+        grid = self.parts.grids[part.at]
         for a, b, strict in self.demand.orders:
             if part.at not in (a, b):
                 continue
             other = self.numbers[:, a if part.at == b else b]
-            step = strict * (grid_of(column) or SLACK)
             if part.at == b:
-                low = np.fmax(low, on_grid(column, other + step, up=True))
+                least = (
+                    np.nextafter(other, np.inf) if strict and not grid.step else other + strict * grid.step
+                )
+                low = np.fmax(low, grid.up(least) if not strict else grid.down(least))
             else:
-                high = np.fmin(high, on_grid(column, other - step, up=False))
+                most = (
+                    np.nextafter(other, -np.inf) if strict and not grid.step else other - strict * grid.step
+                )
+                high = np.fmin(high, grid.down(most) if not strict else grid.up(most))
         if part.role == "day":
             return np.floor(low / DAY), np.floor(high / DAY)
         base = {
@@ -193,7 +182,7 @@ class Walk:
         low: np.ndarray | None,
         high: np.ndarray | None,
     ) -> np.ndarray:
-        """(R, L) where no level is both likely and allowed: those nearest to the range, or just allowed, or any."""
+        """(R, L) of rows where no likely level is allowed: those nearest to the range, or allowed, or any."""
         if part.bins is not None and low is not None and high is not None:
             knots = part.bins.knots
             away = np.maximum(knots[:, 0] - high[:, None], low[:, None] - knots[:, -1])
@@ -220,7 +209,7 @@ class Walk:
         low: np.ndarray,
         high: np.ndarray,
     ) -> None:
-        """The number of a level: a place in the level's law, between what is allowed, in the column's form."""
+        """The number of a level: a place in its law, within what is allowed, in the column's form."""
         assert part.bins is not None
         gone = level >= part.seen
         rows, at = np.arange(len(level)), np.where(gone, 0, level)
@@ -237,6 +226,7 @@ class Walk:
             "difference": self.numbers[:, part.anchor],
         }[part.role]
         values = shaped(self.parts.numbers[part.at], np.nan_to_num(values + base))
+        values = self.parts.grids[part.at].near(values)
         values = np.clip(values, low + np.nan_to_num(base), high + np.nan_to_num(base))
         self.numbers[:, part.at] = np.where(gone, np.nan, values)
 
