@@ -275,7 +275,7 @@ class Domain(Protocol[Raw, FittedT]):
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Make samples first ... last - 1 and keep them in `folder` (which exists and is empty). Gives
-        counts, as JSON.
+        counts, as JSON; under "warnings", the fields of faults that a user should know of.
 
         Raises:
             InputError: the model cannot generate, or not what is wished.

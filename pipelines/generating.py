@@ -113,7 +113,7 @@ def _finish(
     model: Path,
     digest: str,
 ) -> Generated:
-    made = list[str]()
+    made, faults = list[str](), list[Fault]()
     facts = {
         "synthetic": True,
         "made_by": f"ebbtide {tool_version()}",
@@ -127,6 +127,8 @@ def _finish(
 
     def build(whole: Path) -> None:
         parts = [work.part(start) for start in starts]
+        told = (Fault(**one) for counted in work.counts(starts) for one in counted.get("warnings", []))
+        faults.extend(dict.fromkeys((*fitted.warnings, *told)))
         made.extend(domain.publish(fitted, wish, parts, whole, facts))
         written = manifest(
             "generate",
@@ -134,7 +136,7 @@ def _finish(
             model={"name": model.name, "sha256": digest, **fitted.about},
             options=asdict(wish),
             counts={"generated": wish.count},
-            warnings=fitted.warnings,
+            warnings=faults,
             files={name: sha256_of(whole / name) for name in made},
         )
         write_json(whole / NAME, written | {"note": facts["note"]})
@@ -142,4 +144,4 @@ def _finish(
     work.finish(build)
     shown = [name for name in made if "/" not in name]
     lines = [f"Generated {wish.count:,} {domain.things}.", f"Wrote {', '.join([*shown, NAME])} in {work.out}"]
-    return Generated(work.out, (*made, NAME), {"generated": wish.count}, tuple(lines), tuple(fitted.warnings))
+    return Generated(work.out, (*made, NAME), {"generated": wish.count}, tuple(lines), tuple(faults))
