@@ -289,23 +289,28 @@ def generate(
 
 @verb(app)
 def evaluate(
-    real: Annotated[Path, typer.Argument(metavar="REAL", help="The table that it was made from.")],
-    synthetic: Annotated[Path, typer.Argument(metavar="SYNTHETIC", help="The table to be judged.")],
+    real: Annotated[Path, typer.Argument(metavar="REAL", help="The data that it was made from.")],
+    synthetic: Annotated[Path, typer.Argument(metavar="SYNTHETIC", help="The data to be judged.")],
     run: Run,
     table: TableWords,
+    grid: GridWords,
     *,
     output: Output,
     holdout: Annotated[
-        Path | None, typer.Option(metavar="TABLE", help="Like REAL, never seen by the model.")
+        Path | None, typer.Option(metavar="DATA", help="Like REAL, never seen by the model.")
     ] = None,
     target: Annotated[Text, typer.Option(metavar="COLUMN", help="Predict this; else guessed.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="That made SYNTHETIC: attacked too.")
+    ] = None,
     rows: Annotated[int, typer.Option(metavar="N", min=1, help="Rows of each, at most.")] = 20_000,
 ) -> None:
-    """Is a synthetic table like the real one, is it useful, and does it give people away?"""
+    """Is synthetic data like the real, useful, and does it give people away? Of what `impute` filled:
+    how near it is to the truth."""
     from .evaluating import evaluate
     from .options import domain_for
 
-    domain, _ = domain_for(real, table)
+    domain, _ = domain_for(real, table, grid)
     with run.console.progress() as progress:
         done = evaluate(
             real,
@@ -314,6 +319,7 @@ def evaluate(
             domain=domain,
             holdout=holdout,
             target=target,
+            model=model,
             rows=rows,
             seed=run.seed,
             overwrite=run.overwrite,
