@@ -17,11 +17,13 @@ from ..domains import Domain, Fitted, Survey
 from ..shared.artifacts import tool_version
 from ..shared.errors import InputError
 from .card_pages import schema
-from .carding import CARD, README, load, missing_cells, publish
+from .carding import CARD, CROISSANT, README, load, missing_cells, publish
 from .manifest import NAME, read_json, sha256_of
 from .schemas import blank, faults_of
 
 UNKNOWN = "unknown"
+MADE_BESIDE = (CARD, README, CROISSANT)
+"""The files that describe an output."""
 LISTED = 100
 """Files that a card lists; of more it names the manifest, which has the sha256 of every one."""
 SCHEMA_DOMAINS = {"images": "image"}
