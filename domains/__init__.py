@@ -78,6 +78,9 @@ class Wish:
         condition: name -> words, "70", "60..80" or "F"; what is not named is left to the model.
         guidance: how strongly to follow the condition; 1 is as trained.
         steps: denoising steps; None is the model's own.
+        constraints: tables: what holds in every row ("start<=end").
+        complete: tables: without missing cells.
+        format: tables: suffix of the file to write; empty chooses by the number of rows.
     """
 
     count: int
@@ -85,6 +88,9 @@ class Wish:
     condition: Mapping[str, str] = field(default_factory=dict)
     guidance: float = 1.0
     steps: int | None = None
+    constraints: tuple[str, ...] = ()
+    complete: bool = False
+    format: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,6 +188,10 @@ class Domain(Protocol[Raw, FittedT]):
     @property
     def things(self) -> str:
         """What its items are called ("rows")."""
+
+    @property
+    def made_at_once(self) -> int:
+        """How many are generated in a unit of work: what an interruption loses at most."""
 
     def check(self, path: Path) -> list[Fault]:
         """Every fault of the data at once."""

@@ -7,7 +7,7 @@ that was trained on the training rows of that fold alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +179,8 @@ class _Table:
         tell: Progress,
     ) -> _Table:
         """Read and learn."""
+        verb = "generate" if asked.vary is None else "impute"
+        domain = TabularDomain(replace(domain.options, only=verb))
         survey = domain.survey(data, tell)
         if MARK in survey.source.columns:
             what = f"there is a column {MARK!r} already"
@@ -244,7 +246,7 @@ class _Table:
             self.frame,
             self.fitted.codec,
             self.target.place.name,
-            (OURS, self.way),
+            {OURS: self.way},
             self.asked.wanted,
             balance=self.asked.balance is not None,
             folds=self.asked.folds,

@@ -118,6 +118,10 @@ Data = Annotated[Path, typer.Argument(metavar="DATA", help="A table, or a folder
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="A new folder for the results.")]
 Rows = Annotated[int, typer.Option(metavar="N", min=1, help="Rows to learn from, at most.")]
 Statistic = Literal["mean", "median", "mode", "sample"]
+Verb = Literal["impute", "generate"]
+Constraint = Annotated[
+    list[str] | None, typer.Option(metavar="RULE", help='Tables: "start<=end", "total=fare+tip", ...')
+]
 
 
 @verb(app)
@@ -154,7 +158,7 @@ def impute(
     from .options import domain_for, parse_shard
 
     grid = replace(grid, fill=tuple(fill or ()), faces=faces)
-    domain, told = domain_for(data, replace(table, columns=columns), grid)
+    domain, told = domain_for(data, replace(table, columns=columns, only="impute"), grid)
     with run.console.progress() as progress:
         done = impute_file(
             data,
@@ -233,12 +237,16 @@ def train(
         Path | None, typer.Option(metavar="YAML", help="Written by `ebbtide plan`, and edited.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
+    only: Annotated[
+        Verb | None, typer.Option(metavar="VERB", help="Tables: impute or generate alone.")
+    ] = None,
+    constraint: Constraint = None,
 ) -> None:
-    """Learn from data, and leave a model that fills in others like it and, of scans, generates them."""
+    """Learn from data, and leave a model that fills in and generates others like it."""
     from .options import domain_for
     from .training import train
 
-    domain, told = domain_for(data, table, grid)
+    domain, told = domain_for(data, replace(table, only=only, constraints=tuple(constraint or ())), grid)
     with run.console.progress() as progress:
         done = train(
             data,
@@ -272,6 +280,12 @@ def generate(
     ] = None,
     guidance: Annotated[float, typer.Option(metavar="X", help="How strongly to follow it.")] = 1.0,
     steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Denoising steps.")] = None,
+    constraint: Constraint = None,
+    complete: Annotated[bool, typer.Option("--complete", help="Tables: no missing cells.")] = False,
+    format: Annotated[
+        Literal["csv", "tsv", "parquet", "xlsx"] | None,
+        typer.Option(metavar="NAME", help="Tables: of the file."),
+    ] = None,
 ) -> None:
     """Make synthetic data, marked as synthetic."""
     from ..domains import Wish
@@ -280,7 +294,16 @@ def generate(
     from .options import domain_of
 
     folder, domain = domain_of(model)
-    wish = Wish(count, run.seed, parse_wish(condition), guidance, steps)
+    wish = Wish(
+        count,
+        run.seed,
+        parse_wish(condition),
+        guidance,
+        steps,
+        tuple(constraint or ()),
+        complete,
+        format or "",
+    )
     with run.console.progress() as progress:
         done = generate(folder, output, domain=domain, wish=wish, overwrite=run.overwrite, progress=progress)
     run.console.warn(*done.warnings)

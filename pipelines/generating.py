@@ -23,8 +23,6 @@ from .work import Work
 Progress = Callable[[str, float], None]
 SHOWN = 10
 """Files that are named to a person."""
-AT_A_TIME = 16
-"""Samples in a unit of work: what an interruption loses at most."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,9 @@ def generate(
         raise InputError(
             "cannot-generate", "this model fills in, and does not generate", str(model), "see `ebbtide info`"
         )
-    work, starts = Work(out), list(range(0, wish.count, AT_A_TIME))
+    if domain.name != "tabular" and (wish.constraints or wish.complete or wish.format):
+        raise InputError("other-domain", "constraints, --complete and --format are about tables", str(model))
+    work, starts = Work(out), list(range(0, wish.count, domain.made_at_once))
     with locked(out):
         work.begin({"model": digest, "wish": asdict(wish)}, 2**24, overwrite)
         try:
@@ -93,7 +93,7 @@ def _make(
     work: Work, domain: Domain[Any, Any], fitted: Fitted, wish: Wish, starts: list[int], report: Progress
 ) -> None:
     for start in work.missing(starts):
-        end = min(start + AT_A_TIME, wish.count)
+        end = min(start + domain.made_at_once, wish.count)
 
         def unit(folder: Path, start: int = start, end: int = end) -> Mapping[str, Any]:
             return domain.generate(
@@ -125,6 +125,7 @@ def _finish(
         "seed": wish.seed,
         "condition": dict(wish.condition),
         "guidance": wish.guidance,
+        "constraints": list(wish.constraints),
         "note": "SYNTHETIC. Not a measurement of anybody. Not for diagnosis.",
     }
 

@@ -32,6 +32,8 @@ class TableWords:
         columns: names separated by commas: fill only these.
         key: a column that names the rows.
         header, delimiter, encoding, decimal, sheet: how the file is written; None: as seen in it.
+        only: train for one verb alone, impute or generate.
+        constraints: what must hold in every generated row.
     """
 
     missing: str | None = None
@@ -43,6 +45,8 @@ class TableWords:
     encoding: str | None = None
     decimal: str | None = None
     sheet: str | None = None
+    only: str | None = None
+    constraints: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -190,8 +194,10 @@ def _tabular(words: TableWords) -> tuple[TabularDomain, dict[str, Any]]:
         "encoding": words.encoding,
         "decimal": words.decimal,
         "sheet": words.sheet,
+        "only": words.only,
+        "constraints": list(words.constraints),
     }
-    options = {**told, "missing": tuple(told["missing"])}
+    options = {**told, "missing": tuple(told["missing"]), "constraints": tuple(words.constraints)}
     options["columns"] = None if told["columns"] is None else tuple(told["columns"])
     return TabularDomain(TableOptions(**options)), told
 

@@ -321,6 +321,8 @@ def _synthesis(origin: Origin, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def sampler(fitted: Fitted, steps: int | None) -> str:
     """How it was drawn, in words."""
+    if "generator" in fitted.about:
+        return "absorbing-state diffusion over the columns, one after the other"
     settings = fitted.about.get("settings")
     own = settings.get("sampler_steps") if isinstance(settings, Mapping) else None
     steps = steps or own

@@ -47,6 +47,7 @@ class ImageDomain:
     options: ImageOptions = UNTOLD
     name: str = "images"
     things: str = "pictures"
+    made_at_once: int = 16
 
     @staticmethod
     def sniff(path: Path) -> bool:

@@ -46,6 +46,7 @@ class MriDomain:
     options: ScanOptions = UNTOLD
     name: str = "mri"
     things: str = "volumes"
+    made_at_once: int = 16
 
     def found(self, path: Path) -> Collection:
         """The subjects that lie at `path`."""

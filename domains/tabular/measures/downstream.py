@@ -211,7 +211,7 @@ def prove(
     frame: pd.DataFrame,
     codec: TableCodec,
     target: str,
-    ours: tuple[str, Way],
+    ours: Mapping[str, Way],
     counts: Callable[[np.ndarray], np.ndarray],
     *,
     balance: bool,
@@ -226,7 +226,7 @@ def prove(
         frame: real rows, all with a known target.
         codec: how columns are to be read (kinds and missing codes); learnt anew in each fold.
         target: name of the column to predict.
-        ours: a name, and the way.
+        ours: what is to be proved, by name; the first is what the proof is about.
         counts: (k,) rows of each class in a fold -> (k,) rows to add.
         balance: judge by balanced accuracy, and try class weights.
         folds, repeats: of the cross-validation.
@@ -236,7 +236,7 @@ def prove(
     ways: dict[str, Way | None] = {NOTHING: nothing}
     if balance:
         ways[WEIGHTS] = None
-    ways |= {SMOTE: smote, ours[0]: ours[1]}
+    ways |= {SMOTE: smote, **ours}
     label = place.of(codec.encode(frame))
     splits = list(split(label, place.is_number, folds, repeats, seed))
     scores: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in ways}
@@ -259,7 +259,7 @@ def prove(
     measure = "R2" if place.is_number else "balanced accuracy" if balance else "AUC"
     classical = (WEIGHTS, SMOTE) if balance else (SMOTE,)
     means = {name: float(np.mean(count)) for name, count in added.items()}
-    return Proof(target, measure, kept, ours[0], classical, folds, repeats, means)
+    return Proof(target, measure, kept, next(iter(ours)), classical, folds, repeats, means)
 
 
 def _place(codec: TableCodec, target: str) -> Place:
