@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from ..shared.errors import Fault
 
@@ -286,3 +286,25 @@ class Domain(Protocol[Raw, FittedT]):
     ) -> list[str]:
         """Write what was generated, with a picture of it, into `out`, each file marked as synthetic with
         `facts`. Gives the names of the files made."""
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """A domain that compares synthetic data with real data. (Tables have a report of their own.)"""
+
+    def measure(
+        self,
+        real: Path,
+        synthetic: Path,
+        holdout: Path | None,
+        *,
+        seed: int,
+        fitted: Any = None,
+        progress: Progress | None = None,
+    ) -> Comparison:
+        """Judge `synthetic` beside `real`, and beside `holdout`: items that no model has seen.
+
+        Args:
+            seed: of every random choice.
+            fitted: the model that made `synthetic`, for attacks that look into it.
+        """

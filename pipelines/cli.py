@@ -311,24 +311,75 @@ def generate(
 
 
 @verb(app)
-def evaluate(
-    real: Annotated[Path, typer.Argument(metavar="REAL", help="The table that it was made from.")],
-    synthetic: Annotated[Path, typer.Argument(metavar="SYNTHETIC", help="The table to be judged.")],
+def augment(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A table.")],
     run: Run,
     table: TableWords,
     *,
     output: Output,
+    model: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="Trained on DATA; else one is now.")
+    ] = None,
+    balance: Annotated[
+        Text, typer.Option(metavar="COLUMN", help="Bring its classes to the size of the largest.")
+    ] = None,
+    factor: Annotated[
+        float | None, typer.Option(metavar="X", help="Times as large as now; 2 without --balance.")
+    ] = None,
+    vary: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Real rows with this share of cells drawn anew: 0.5."),
+    ] = None,
+    target: Annotated[Text, typer.Option(metavar="COLUMN", help="Predicted by the proof.")] = None,
+    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Of the proof's 5 folds.")] = 1,
+    proof: Annotated[bool, typer.Option(help="Whether to prove the gain.")] = True,
+) -> None:
+    """Add synthetic data to a training set, and prove by cross-validation whether that helps."""
+    from .augmenting import Asked, augment
+    from .options import domain_for
+
+    domain, told = domain_for(data, table)
+    asked = Asked(balance, factor, vary, target, repeats=repeats if proof else 0, seed=run.seed)
+    with run.console.progress() as progress:
+        done = augment(
+            data,
+            output,
+            domain=domain,
+            asked=asked,
+            model=model,
+            device=run.device,
+            overwrite=run.overwrite,
+            options=told,
+            progress=progress,
+        )
+    run.console.warn(*done.warnings)
+    run.console.result({"verb": "augment", **vars(done)}, *done.lines)
+
+
+@verb(app)
+def evaluate(
+    real: Annotated[Path, typer.Argument(metavar="REAL", help="The data that it was made from.")],
+    synthetic: Annotated[Path, typer.Argument(metavar="SYNTHETIC", help="The data to be judged.")],
+    run: Run,
+    table: TableWords,
+    grid: GridWords,
+    *,
+    output: Output,
     holdout: Annotated[
-        Path | None, typer.Option(metavar="TABLE", help="Like REAL, never seen by the model.")
+        Path | None, typer.Option(metavar="DATA", help="Like REAL, never seen by the model.")
     ] = None,
     target: Annotated[Text, typer.Option(metavar="COLUMN", help="Predict this; else guessed.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="That made SYNTHETIC: attacked too.")
+    ] = None,
     rows: Annotated[int, typer.Option(metavar="N", min=1, help="Rows of each, at most.")] = 20_000,
 ) -> None:
-    """Is a synthetic table like the real one, is it useful, and does it give people away?"""
+    """Is synthetic data like the real, useful, and does it give people away? Of what `impute` filled:
+    how near it is to the truth."""
     from .evaluating import evaluate
     from .options import domain_for
 
-    domain, _ = domain_for(real, table)
+    domain, _ = domain_for(real, table, grid)
     with run.console.progress() as progress:
         done = evaluate(
             real,
@@ -337,6 +388,7 @@ def evaluate(
             domain=domain,
             holdout=holdout,
             target=target,
+            model=model,
             rows=rows,
             seed=run.seed,
             overwrite=run.overwrite,

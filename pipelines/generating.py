@@ -6,7 +6,7 @@ finished survives an interruption.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,14 @@ from ..domains import Domain, Fitted, Wish
 from ..shared.artifacts import tool_version
 from ..shared.errors import Fault, InputError
 from ..shared.files import locked, refuse_existing
+from . import output_cards
+from .carding import README
 from .manifest import NAME, manifest, model_sha256, sha256_of, write_json
 from .work import Work
 
 Progress = Callable[[str, float], None]
+SHOWN = 10
+"""Files that are named to a person."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +141,34 @@ def _finish(
             options=asdict(wish),
             counts={"generated": wish.count},
             warnings=faults,
-            files={name: sha256_of(whole / name) for name in made},
+            files={name: sha256_of(whole / name) for name in made if name != README},
         )
         write_json(whole / NAME, written | {"note": facts["note"]})
+        about = {
+            "conditions": ", ".join(f"{name}={value}" for name, value in wish.condition.items()) or "none",
+            "sampler": output_cards.sampler(fitted, wish.steps),
+            "seed": wish.seed,
+        }
+        about["sampler"] += f", guidance {wish.guidance:g}" if wish.guidance != 1 else ""
+        card = output_cards.model_card(model, fitted)
+        origin = output_cards.Origin(
+            work.out.name, domain, fitted, digest, str(fitted.about.get("data", model.name)), card
+        )
+        listed = [name for name in made if name != README]  # it is made again, below the card's
+        made.extend(output_cards.synthetic(whole, origin, about, wish.count, listed))
 
     work.finish(build)
-    shown = [name for name in made if "/" not in name]
-    lines = [f"Generated {wish.count:,} {domain.things}.", f"Wrote {', '.join([*shown, NAME])} in {work.out}"]
-    return Generated(work.out, (*made, NAME), {"generated": wish.count}, tuple(lines), tuple(faults))
+    names = tuple(dict.fromkeys([*made, NAME]))
+    lines = [f"Generated {wish.count:,} {domain.things}.", f"Wrote {named(names)} in {work.out}"]
+    return Generated(work.out, names, {"generated": wish.count}, tuple(lines), tuple(faults))
+
+
+def named(names: Sequence[str]) -> str:
+    """Files for a person: by name, or by number where they are many.
+
+    Example:
+        >>> named(["a.csv", "b.csv"]), named([f"{k}.png" for k in range(30)] + ["sub/x.nii"])
+        ('a.csv, b.csv', '0.png, 1.png, 2.png, 3.png, ... (31 files)')
+    """
+    flat = [name for name in names if "/" not in name]
+    return ", ".join(flat) if len(flat) <= SHOWN else f"{', '.join(flat[:4])}, ... ({len(names)} files)"
