@@ -78,6 +78,9 @@ class Wish:
         condition: name -> words, "70", "60..80" or "F"; what is not named is left to the model.
         guidance: how strongly to follow the condition; 1 is as trained.
         steps: denoising steps; None is the model's own.
+        prompt, negative: text to follow and to be led away from, by models that `can` "prompt".
+        like: files: one to be varied, or two to pass between, by models that `can` "vary".
+        strength: in (0, 1], how far from `like`.
     """
 
     count: int
@@ -85,6 +88,10 @@ class Wish:
     condition: Mapping[str, str] = field(default_factory=dict)
     guidance: float = 1.0
     steps: int | None = None
+    prompt: str | None = None
+    negative: str | None = None
+    like: tuple[str, ...] = ()
+    strength: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -159,7 +166,8 @@ class Fitted(Protocol):
 
     @property
     def can(self) -> Sequence[str]:
-        """The verbs that it serves: impute, generate."""
+        """The verbs that it serves: impute, generate; and what `generate` can be asked for beside a
+        condition: prompt, vary."""
 
     @property
     def description(self) -> Sequence[str]:
@@ -265,7 +273,7 @@ class Domain(Protocol[Raw, FittedT]):
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Make samples first ... last - 1 and keep them in `folder` (which exists and is empty). Gives
-        counts, as JSON.
+        counts, as JSON; under "doubts" lists of the texts of faults, if the wish goes beyond training.
 
         Raises:
             InputError: the model cannot generate, or not what is wished.

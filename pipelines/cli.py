@@ -118,6 +118,8 @@ Data = Annotated[Path, typer.Argument(metavar="DATA", help="A table, or a folder
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="A new folder for the results.")]
 Rows = Annotated[int, typer.Option(metavar="N", min=1, help="Rows to learn from, at most.")]
 Statistic = Literal["mean", "median", "mode", "sample"]
+GUIDANCE = 3.0
+"""How strongly a text is followed unless said otherwise."""
 
 
 @verb(app)
@@ -270,7 +272,18 @@ def generate(
     condition: Annotated[
         Text, typer.Option(metavar="NAME=VALUE", help='"age=55..70,sex=F"; * is as in training.')
     ] = None,
-    guidance: Annotated[float, typer.Option(metavar="X", help="How strongly to follow it.")] = 1.0,
+    prompt: Annotated[Text, typer.Option(metavar="TEXT", help="Pictures: of what.")] = None,
+    negative: Annotated[Text, typer.Option(metavar="TEXT", help="Pictures: but not of this.")] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Pictures: vary this one; twice: from one to the other."),
+    ] = None,
+    strength: Annotated[
+        float, typer.Option(metavar="X", help="How far from --like: 0 (not at all) to 1.")
+    ] = 0.5,
+    guidance: Annotated[
+        float | None, typer.Option(metavar="X", help="How strongly to follow: 1, with text 3.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Denoising steps.")] = None,
 ) -> None:
     """Make synthetic data, marked as synthetic."""
@@ -280,7 +293,10 @@ def generate(
     from .options import domain_of
 
     folder, domain = domain_of(model)
-    wish = Wish(count, run.seed, parse_wish(condition), guidance, steps)
+    if guidance is None:
+        guidance = GUIDANCE if prompt or negative else 1.0
+    named = parse_wish(condition)
+    wish = Wish(count, run.seed, named, guidance, steps, prompt, negative, tuple(like or ()), strength)
     with run.console.progress() as progress:
         done = generate(folder, output, domain=domain, wish=wish, overwrite=run.overwrite, progress=progress)
     run.console.warn(*done.warnings)

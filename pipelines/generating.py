@@ -74,15 +74,33 @@ def generate(
         raise InputError(
             "cannot-generate", "this model fills in, and does not generate", str(model), "see `ebbtide info`"
         )
+    _require_able(fitted, wish, model)
+    given = [sha256_of(Path(path)) for path in wish.like]
     work, starts = Work(out), list(range(0, wish.count, AT_A_TIME))
     with locked(out):
-        work.begin({"model": digest, "wish": asdict(wish)}, 2**24, overwrite)
+        work.begin({"model": digest, "wish": asdict(wish), "like": given}, 2**24, overwrite)
         try:
             _make(work, domain, fitted, wish, starts, report)
             return _finish(work, domain, fitted, wish, starts, model, digest)
         except BaseException:
             work.put_away()
             raise
+
+
+def _require_able(fitted: Fitted, wish: Wish, model: Path) -> None:
+    """Raises InputError where the wish asks for what the model cannot do, or for a file that is not there."""
+    if (wish.prompt or wish.negative) and "prompt" not in fitted.can:
+        remedy = "train on pictures with captions (metadata.csv), or ask by --condition"
+        raise InputError("prompt", "this model knows no text", str(model), remedy)
+    if wish.like and "vary" not in fitted.can:
+        raise InputError("like", "this model does not vary what is given", str(model), "leave --like away")
+    if len(wish.like) > 2:
+        raise InputError(
+            "like", "there are more than two", "--like", "give one to vary, or two ends of a way"
+        )
+    for path in wish.like:
+        if not Path(path).is_file():
+            raise InputError("file-not-found", "there is no such file", path, "check the path")
 
 
 def _make(
@@ -114,6 +132,7 @@ def _finish(
     digest: str,
 ) -> Generated:
     made = list[str]()
+    doubts = _doubts(work, starts)
     facts = {
         "synthetic": True,
         "made_by": f"ebbtide {tool_version()}",
@@ -121,6 +140,7 @@ def _finish(
         "seed": wish.seed,
         "condition": dict(wish.condition),
         "guidance": wish.guidance,
+        **_asked(wish),
         "note": "SYNTHETIC. Not a measurement of anybody. Not for diagnosis.",
     }
 
@@ -133,7 +153,7 @@ def _finish(
             model={"name": model.name, "sha256": digest, **fitted.about},
             options=asdict(wish),
             counts={"generated": wish.count},
-            warnings=fitted.warnings,
+            warnings=(*fitted.warnings, *doubts),
             files={name: sha256_of(whole / name) for name in made},
         )
         write_json(whole / NAME, written | {"note": facts["note"]})
@@ -141,4 +161,21 @@ def _finish(
     work.finish(build)
     shown = [name for name in made if "/" not in name]
     lines = [f"Generated {wish.count:,} {domain.things}.", f"Wrote {', '.join([*shown, NAME])} in {work.out}"]
-    return Generated(work.out, (*made, NAME), {"generated": wish.count}, tuple(lines), tuple(fitted.warnings))
+    return Generated(
+        work.out, (*made, NAME), {"generated": wish.count}, tuple(lines), (*fitted.warnings, *doubts)
+    )
+
+
+def _asked(wish: Wish) -> dict[str, Any]:
+    """What was asked for beside a condition; of files their names."""
+    names = [Path(path).name for path in wish.like]
+    asked = {"prompt": wish.prompt, "negative": wish.negative, "like": ", ".join(names)}
+    if len(names) == 1:
+        asked["strength"] = str(wish.strength)
+    return {name: words for name, words in asked.items() if words}
+
+
+def _doubts(work: Work, starts: list[int]) -> list[Fault]:
+    """How the wish goes beyond training, each once."""
+    told = [Fault(**fault) for counts in work.counts(starts) for fault in counts.get("doubts", [])]
+    return list(dict.fromkeys(told))

@@ -32,6 +32,7 @@ from .samplers import Heun, Sampler
 from .schedules import EDM, Density, LogNormalDensity, Schedule
 from .training import Batch, Trained, TrainingSettings, train
 from .unet import UNet
+from .words import WIDTH, WordEncoder, WordNetwork
 
 Progress = Callable[[str, float], None]
 Augmentation = Callable[[Keys, Tensor], tuple[Tensor, Tensor]]
@@ -221,7 +222,10 @@ class _Hiding:
             x = x * seen
         stays = self.pattern(keys, tuple(x.shape[1:])) & seen
         stays &= (keys.uniform((), "blank") >= self.blank).reshape(-1, *(1,) * (x.ndim - 1))
-        condition = drop_randomly(part.condition, self.drop, keys.uniform((), "drop"))
+        chance = keys.uniform((), "drop")
+        if part.condition.tokens is not None:  # text may also be given alone, or left away beside a class
+            chance = torch.minimum(chance[:, None], keys.uniform((3,), "drop each"))
+        condition = drop_randomly(part.condition, self.drop, chance)
         condition = _with_done(condition, done)
         fold = None if self.fold is None else self.fold[indices]
         known = Encoded(x * stays, stays)
@@ -247,6 +251,8 @@ class GridShape:
         token_width: length of a token.
         context: channels of the condition.
         done: numbers that tell what an augmentation did.
+        words, length: how many ids of words there are, and how many of them a text has at most, where tokens
+            are such ids (see `words`).
     """
 
     shape: tuple[int, ...]
@@ -255,6 +261,8 @@ class GridShape:
     token_width: int = 0
     context: int = 0
     done: int = 0
+    words: int = 0
+    length: int = 0
 
 
 @dataclass(frozen=True)
@@ -289,7 +297,7 @@ class GridModel:
         cls, settings: GridSettings, form: GridShape, centre: GaussianCentre | CrossFitted
     ) -> GridModel:
         """A new network around a centre: at once the exact denoiser of that Gaussian."""
-        network = PackedNetwork(
+        network: nn.Module = PackedNetwork(
             len(form.shape) - 1,
             form.shape[0],
             settings.levels,
@@ -299,6 +307,8 @@ class GridModel:
             token_width=form.token_width,
             **settings.network(),
         )
+        if form.words:
+            network = WordNetwork(network, WordEncoder(form.words, form.length, form.token_width))
         return cls(settings, form, CentredDenoiser(network, EDM(), centre))
 
     @classmethod
@@ -309,6 +319,7 @@ class GridModel:
         pattern: Pattern,
         *,
         classes: int = 0,
+        words: int = 0,
         augmentation: Augmentation | None = None,
         seed: int = 0,
         folder: Path | None = None,
@@ -323,6 +334,7 @@ class GridModel:
             settings: how.
             pattern: what is hidden in training, beside the examples in which nothing is observed.
             classes: how many labels there are.
+            words: how many ids there are, where the tokens are ids of words.
             augmentation: changes examples by key.
             seed: of the network's first weights and of the training.
             folder, resume, device, progress: as `shared.training.train`.
@@ -351,9 +363,11 @@ class GridModel:
             tuple(data.values.shape[1:]),
             classes,
             0 if told.covariates is None else told.covariates.shape[1],
-            0 if told.tokens is None else told.tokens.shape[2],
+            0 if told.tokens is None else WIDTH if words else told.tokens.shape[2],
             0 if told.channels is None else told.channels.shape[1],
             done,
+            words,
+            told.tokens.shape[1] if words and told.tokens is not None else 0,
         )
         with torch.random.fork_rng():
             torch.manual_seed(key_of(seed, "network") % 2**31)
@@ -402,6 +416,7 @@ class GridModel:
         condition: Condition = NOTHING,
         *,
         guidance: float = 1.0,
+        negative: Tensor | None = None,
         sampler: Sampler | None = None,
         start: Tensor | None = None,
         t_start: float = 1.0,
@@ -413,13 +428,14 @@ class GridModel:
             keys: B of them.
             condition: of the B samples; fields that are absent are unknown.
             guidance: scale of classifier-free guidance; 1 is none.
+            negative: (1, T, D) tokens to be led away from, in place of no tokens at all.
             sampler: `sampler()` by default.
             start, t_start: as for `Sampler`.
 
         Returns:
             (B, C, *S) in model space.
         """
-        denoiser = self._guided(guidance)
+        denoiser = self._guided(guidance, negative)
 
         def some(rows: Tensor) -> Tensor:
             begin = self.denoiser.centre.prior()[0] if start is None else start[rows].to(self.device)
@@ -436,9 +452,9 @@ class GridModel:
         start: Tensor,
         t_start: float = 1.0,
     ) -> Tensor:
-        """One batch. Noise begins around `start`, the centre's mean where there is nothing to vary: from zero,
-        what is left of the mean at the last noise level would be missing."""
-        told = self._told(condition, len(keys)).to(self.device)
+        """One batch. Noise begins around `start`, the centre's mean where there is nothing to vary: from
+        zero, what is left of the mean at the last noise level would be missing."""
+        told = self.told(condition, len(keys)).to(self.device)
         start = start.expand(len(keys), *self.form.shape)
         return (sampler or self.sampler())(
             denoiser, self.form.shape, keys, told, like=start[:0], start=start, t_start=t_start
@@ -495,7 +511,7 @@ class GridModel:
     def _means(self, denoiser: Denoiser, keys: Keys, condition: Condition) -> tuple[Tensor, Tensor]:
         """Conditional means by the network and by the centre. At the highest noise level a denoiser's answer
         does not depend on the noise: it is the mean. (The noise is that of one draw of the item, -1.)"""
-        told = self._told(condition, len(keys)).to(self.device)
+        told = self.told(condition, len(keys)).to(self.device)
         assert told.known is not None
         centre = self.denoiser.centre.posterior(told.known)[0]
         own = Keys(keys.seed, keys.items, torch.full_like(keys.draws, -1))
@@ -505,8 +521,14 @@ class GridModel:
         with torch.no_grad():
             return denoiser(alpha * centre + sigma * noise, t, told), centre
 
-    def _guided(self, scale: float) -> Denoiser:
-        return self.denoiser if scale == 1 else Guided(self.denoiser, scale, self._unconditional)
+    def _guided(self, scale: float, negative: Tensor | None = None) -> Denoiser:
+        def reference(condition: Condition) -> Condition:
+            dropped = self._unconditional(condition)
+            if negative is None or dropped.tokens is None:
+                return dropped
+            return replace(dropped, tokens=negative.to(dropped.tokens).expand_as(dropped.tokens))
+
+        return self.denoiser if scale == 1 else Guided(self.denoiser, scale, reference)
 
     def _unconditional(self, condition: Condition) -> Condition:
         """Without label, covariates and tokens, but still not augmented."""
@@ -520,7 +542,7 @@ class GridModel:
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
 
-    def _told(self, condition: Condition, count: int) -> Condition:
+    def told(self, condition: Condition, count: int) -> Condition:
         """With the marks of an example that was not augmented."""
         done = torch.zeros(count, self.form.done)
         if self.form.done and self.form.covariates and condition.covariates is None:

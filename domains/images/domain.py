@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from ...shared.noise import Keys, key_of
 from .. import Planned, Progress, Request, Survey, Unit, Wish
 from . import plans
 from .checking import check
-from .collection import Collection, collect, looks_like_pictures
+from .collection import SHEET, Collection, collect, looks_like_pictures
+from .metadata import NAME as METADATA
+from .metadata import write_metadata
 from .model import FittedImages
 from .options import ImageOptions
-from .pictures import Picture
+from .pictures import Picture, read_picture
 from .sheets import Completion, before_after, contact_sheet
 from .space import Placed
 from .writing import Provenance, require_kept, write_png
@@ -152,7 +154,7 @@ class ImageDomain:
             torch.stack([placed.values for *_, placed in ready]),
             torch.stack([placed.observed for *_, placed in ready]),
         )
-        condition = fitted.space.conditions.encode(pictures.labels[rows], pictures.covariates[rows])
+        condition = fitted.space.conditions.known(pictures.subset(rows))
         items = torch.tensor([key_of("picture", pictures.names[index]) for index in rows])
         draws, mean = fitted.draw(known, condition, items, request.seed, request.draws)
         for place, (index, picture, hidden, placed) in enumerate(ready):
@@ -160,7 +162,7 @@ class ImageDomain:
             middle = fitted.space.decode(mean[place], placed.frame)
             chosen = {"mean": middle, "sample": every[0]}.get(request.statistic)
             chosen = _median(every) if chosen is None else chosen
-            one = _Filled(pictures.names[index], picture, hidden, chosen, every)
+            one = _Filled(pictures.names[index], picture, hidden, chosen, every, fitted.sha256)
             counts["filled"].append(one.write(folder, request))
         return counts
 
@@ -207,7 +209,8 @@ class ImageDomain:
                 with np.load(file, allow_pickle=False) as held:
                     shown.append(Completion(held["original"], held["hidden"], held["draws"]))
         if shown:
-            before_after(shown, picture, heading="Filled in: estimates, not photographs")
+            about = Provenance("FILLED", 0, "sheet", model=fitted.sha256)
+            before_after(shown, picture, heading="Filled in: estimates, not photographs", about=about)
         else:
             contact_sheet([np.full((28, 28, 1), 255, np.uint8)], picture, heading="Nothing was filled in")
 
@@ -242,13 +245,42 @@ class ImageDomain:
         folder: Path,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
-        """Pictures first ... last - 1."""
+        """Pictures first ... last - 1; of `wish.like` variations of one picture, or what lies between two.
+
+        Raises:
+            InputError: words that the model does not know, a damaged picture, a strength that cannot be.
+        """
+        conditions = fitted.space.conditions
+        doubts = [*conditions.prompted(wish.prompt), *conditions.prompted(wish.negative)]
+        doubts += conditions.beyond(wish.condition)
+        if wish.negative and wish.guidance <= 1:
+            what = "a negative prompt does nothing without guidance"
+            raise InputError("negative", what, "--negative", "add --guidance 3, say")
+        like = [read_picture(Path(path)) for path in wish.like]
         keys = Keys.range(wish.seed, last - first, start=first)
-        made = fitted.generate(
-            keys, wish.condition, guidance=wish.guidance, steps=wish.steps, progress=progress
-        )
+        condition = fitted.condition(keys, wish.condition, wish.prompt, draw=not like)
+        if len(like) == 2:
+            places = (torch.arange(first, last) / max(wish.count - 1, 1)).float()
+            made = fitted.between(
+                (like[0], like[1]), places, keys, condition, steps=wish.steps, progress=progress
+            )
+        else:
+            made = fitted.generate(
+                keys,
+                condition,
+                guidance=wish.guidance,
+                negative=wish.negative,
+                steps=wish.steps,
+                like=like[0] if like else None,
+                strength=wish.strength,
+                progress=progress,
+            )
         np.save(folder / "pictures.npy", made, allow_pickle=False)
-        return {"first": first}
+        return {
+            "first": first,
+            "classes": conditions.names_of(condition, len(keys)),
+            "doubts": [asdict(fault) for fault in doubts],
+        }
 
     def publish(
         self,
@@ -258,22 +290,37 @@ class ImageDomain:
         out: Path,
         facts: Mapping[str, Any],
     ) -> list[str]:
-        """PNG files that say what they are, and a contact sheet of the first."""
+        """PNG files that say what they are, a table of what each was asked to be, and a contact sheet of the
+        first."""
         made: list[str] = []
-        shown: list[np.ndarray] = []
+        rows: list[dict[str, str]] = []
+        shown = [(read_picture(Path(path)).pixels, "given") for path in wish.like]
+        told = {
+            name: str(facts[name])
+            for name in ("prompt", "negative", "guidance", "like", "strength")
+            if facts.get(name)
+        }
         for part in parts:
-            first = json.loads((part / "counts.json").read_text())["first"]
-            for place, pixels in enumerate(np.load(part / "pictures.npy", allow_pickle=False), first):
+            counts = json.loads((part / "counts.json").read_text())
+            for place, pixels in enumerate(np.load(part / "pictures.npy", allow_pickle=False)):
+                label = counts["classes"][place]
+                item, condition = counts["first"] + place, dict(wish.condition)
+                condition |= {"class": label} if label else {}
                 about = Provenance(
-                    "SYNTHETIC", wish.seed, place, model=facts["model_sha256"], condition=wish.condition
+                    "SYNTHETIC", wish.seed, item, model=facts["model_sha256"], condition=condition, more=told
                 )
-                name = f"synthetic_{place:06d}.png"
+                name = f"synthetic_{item:06d}.png"
                 write_png(pixels, out / name, about)
                 made.append(name)
+                rows.append({"file_name": name, "label": label, "caption": wish.prompt or ""})
                 if len(shown) < MOST_SHOWN:
-                    shown.append(pixels)
-        contact_sheet(shown, out / "contact_sheet.png", heading="SYNTHETIC")
-        return [*made, "contact_sheet.png"]
+                    shown.append((pixels, label or str(item)))
+        write_metadata(rows, out / METADATA)
+        heading = " · ".join(["SYNTHETIC", *([repr(wish.prompt)] if wish.prompt else [])])
+        about = Provenance("SYNTHETIC", wish.seed, "sheet", model=facts["model_sha256"], more=told)
+        titles = [title for _, title in shown]
+        contact_sheet([tile for tile, _ in shown], out / SHEET, titles, heading=heading, about=about)
+        return [*made, METADATA, SHEET]
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,19 +332,23 @@ class _Filled:
     hidden: np.ndarray
     pixels: np.ndarray
     draws: np.ndarray
+    model: str
 
     def write(self, folder: Path, request: Request) -> dict[str, Any]:
         """The picture, its mask, its spread and some draws; give the counts."""
         stem = Path(self.name).with_suffix("").as_posix().replace("/", "_")
         require_kept(self.pixels, self.picture.pixels, self.hidden, self.name)
-        about = Provenance("FILLED", request.seed, stem)
+        about = Provenance("FILLED", request.seed, stem, model=self.model, more={"shows": request.statistic})
         write_png(self.pixels, folder / f"{stem}.png", about)
-        write_png(self.hidden[..., None].astype(np.uint8) * 255, folder / "masks" / f"{stem}.png")
+        mask = replace(about, more={"shows": "mask of what was filled"})
+        write_png(self.hidden[..., None].astype(np.uint8) * 255, folder / "masks" / f"{stem}.png", mask)
         spread = self.draws.astype(np.float64).std(0).mean(-1, keepdims=True)
         top = np.iinfo(self.pixels.dtype).max
-        write_png((spread / top * 255).round().astype(np.uint8), folder / "spread" / f"{stem}.png")
+        scatter = replace(about, more={"shows": "standard deviation of the draws"})
+        write_png((spread / top * 255).round().astype(np.uint8), folder / "spread" / f"{stem}.png", scatter)
         for place, draw in enumerate(self.draws[: request.all_draws]):
-            write_png(draw, folder / f"draw_{place:03d}" / f"{stem}.png", about)
+            one = replace(about, draw=place, more={"shows": "draw"})
+            write_png(draw, folder / f"draw_{place:03d}" / f"{stem}.png", one)
         np.savez(
             folder / f"{stem}.npz", original=self.picture.pixels, hidden=self.hidden, draws=self.draws[:5]
         )
