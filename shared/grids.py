@@ -54,12 +54,24 @@ class PackedNetwork(nn.Module):
         channels: C of the data.
         levels: how often each axis is halved by packing; 0 packs nothing.
         context: channels of `condition.channels`.
+        coordinates: lay beside them where each position is: a convolution does not know, and what a text
+            says may be about places.
         settings: of the `UNet` inside.
     """
 
-    def __init__(self, ndim: int, channels: int, levels: int, context: int, **settings: Any) -> None:
+    def __init__(
+        self,
+        ndim: int,
+        channels: int,
+        levels: int,
+        context: int,
+        *,
+        coordinates: bool = False,
+        **settings: Any,
+    ) -> None:
         super().__init__()
-        self.levels, bands = levels, 2 ** (ndim * levels)
+        self.levels, bands, self.coordinates = levels, 2 ** (ndim * levels), coordinates
+        context += ndim if coordinates else 0
         self.inner = UNet(
             ndim, channels * bands, context=(2 * channels + context) * bands, fills=False, **settings
         )
@@ -74,6 +86,9 @@ class PackedNetwork(nn.Module):
         )
         if condition.channels is not None:
             beside.append(condition.channels.to(x))
+        if self.coordinates:
+            axes = [torch.linspace(-1.7, 1.7, n).to(x) for n in x.shape[2:]]  # of unit variance
+            beside.append(torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(x), -1, *x.shape[2:]))
         told = replace(condition, known=None, channels=haar_pack(torch.cat(beside, 1), self.levels))
         out = self.inner(haar_pack(x, self.levels), noise_level, told)
         return haar_unpack(out, x.shape[2:], self.levels)
@@ -99,6 +114,7 @@ class GridSettings:
 
     Args:
         widths, blocks, attention, dropout, checkpointing: of the `UNet`.
+        coordinates: tell the network where each position is.
         levels: Haar packing, how often each axis is halved.
         components, reach, floor: of the low-rank Gaussian centre. The floor is high, because a position that
             never varies in training may do so in use.
@@ -117,6 +133,7 @@ class GridSettings:
     attention: tuple[int, ...] = ()
     dropout: float = 0.0
     checkpointing: bool = False
+    coordinates: bool = False
     levels: int = 1
     components: int = 20
     reach: float = 0.8
@@ -305,6 +322,7 @@ class GridModel:
             classes=form.classes,
             covariates=form.covariates + form.done,
             token_width=form.token_width,
+            coordinates=settings.coordinates,
             **settings.network(),
         )
         if form.words:

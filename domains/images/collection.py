@@ -135,6 +135,12 @@ class Collection:
             captions=tuple(self.captions[k] for k in rows) if self.captions else (),
         )
 
+    def labels_among(self, class_names: Sequence[str]) -> np.ndarray:
+        """(n,) int64 positions of the pictures' classes in other names, -1 where unknown there."""
+        place = {name: k for k, name in enumerate(class_names)}
+        there = [place.get(name, -1) for name in self.class_names]
+        return np.array([there[k] if k >= 0 else -1 for k in self.labels.tolist()], np.int64)
+
     def split(self, held_out: float, seed: int = 0) -> tuple[Collection, Collection]:
         """(to train on, held out): round(held_out n) pictures are held out, chosen by their names and the
         seed, so that a new picture moves no other across as long as the number stays."""

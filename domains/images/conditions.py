@@ -67,9 +67,7 @@ class Conditions:
     def known(self, collection: Collection) -> Condition:
         """The same of other pictures, whose classes and numbers may be other ones; what the model does not
         know is left away."""
-        place = {name: k for k, name in enumerate(self.class_names)}
-        names = [place.get(name, -1) for name in collection.class_names]
-        labels = np.array([names[k] if k >= 0 else -1 for k in collection.labels.tolist()], np.int64)
+        labels = collection.labels_among(self.class_names)
         there = {name: k for k, name in enumerate(collection.covariate_names)}
         reals = np.full((len(collection), len(self.covariate_names)), np.nan)
         for k, name in enumerate(self.covariate_names):

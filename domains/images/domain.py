@@ -5,28 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...shared.data import Encoded
 from ...shared.errors import Fault, InputError
-from ...shared.noise import Keys, key_of
-from .. import Planned, Progress, Request, Survey, Unit, Wish
+from ...shared.noise import Keys
+from .. import Comparison, Planned, Progress, Request, Survey, Unit, Wish
 from . import plans
 from .checking import check
 from .collection import SHEET, Collection, collect, looks_like_pictures
+from .comparing import compare
+from .filling import fill_pictures
 from .metadata import NAME as METADATA
 from .metadata import write_metadata
 from .model import FittedImages
 from .options import ImageOptions
-from .pictures import Picture, read_picture
+from .pictures import read_picture
 from .sheets import Completion, before_after, contact_sheet
-from .space import Placed
-from .writing import Provenance, require_kept, write_png
+from .writing import Provenance, write_png
 
 UNTOLD = ImageOptions()
 PER_UNIT = 16
@@ -138,33 +138,7 @@ class ImageDomain:
         self, fitted: FittedImages, survey: Survey, unit: Unit[Collection], request: Request, folder: Path
     ) -> dict[str, Any]:
         """Fill the holes of some pictures; a damaged one is named in the counts, and the work goes on."""
-        pictures, failed, ready = unit.raw, [], []
-        for index, name in enumerate(pictures.names):
-            try:
-                picture, hidden = self.options.holes.of(pictures.read(index), name)
-                if hidden.any():
-                    ready.append((index, picture, hidden, _placed(fitted, picture, hidden)))
-            except InputError as error:
-                failed.append({"picture": name, "why": str(error.fault)})
-        counts: dict[str, Any] = {"pictures": len(pictures), "failed": failed, "filled": []}
-        if not ready:
-            return counts
-        rows = [index for index, *_ in ready]
-        known = Encoded(
-            torch.stack([placed.values for *_, placed in ready]),
-            torch.stack([placed.observed for *_, placed in ready]),
-        )
-        condition = fitted.space.conditions.known(pictures.subset(rows))
-        items = torch.tensor([key_of("picture", pictures.names[index]) for index in rows])
-        draws, mean = fitted.draw(known, condition, items, request.seed, request.draws)
-        for place, (index, picture, hidden, placed) in enumerate(ready):
-            every = np.stack([fitted.space.decode(draw[place], placed.frame) for draw in draws])
-            middle = fitted.space.decode(mean[place], placed.frame)
-            chosen = {"mean": middle, "sample": every[0]}.get(request.statistic)
-            chosen = _median(every) if chosen is None else chosen
-            one = _Filled(pictures.names[index], picture, hidden, chosen, every, fitted.sha256)
-            counts["filled"].append(one.write(folder, request))
-        return counts
+        return fill_pictures(fitted, unit.raw, self.options.holes, request, folder)
 
     def assemble(
         self,
@@ -233,6 +207,27 @@ class ImageDomain:
         if counted["failed"]:
             lines.append(f"{counted['failed']:,} pictures could not be filled: see failed.tsv")
         return lines
+
+    # ------------------------------------------------------------------------------------------- measure
+
+    def measure(
+        self,
+        real: Path,
+        synthetic: Path,
+        holdout: Path | None = None,
+        *,
+        seed: int,
+        fitted: FittedImages | None = None,
+        progress: Progress | None = None,
+    ) -> Comparison:
+        """Fidelity, utility and copies of synthetic pictures; see `comparing.compare`.
+
+        Raises:
+            InputError: no pictures there, too few of them, or a damaged one.
+        """
+        found = [None if path is None else collect(path) for path in (real, synthetic, holdout)]
+        assert found[0] is not None and found[1] is not None
+        return compare(found[0], found[1], found[2], seed=seed, progress=progress)
 
     # ------------------------------------------------------------------------------------------ generate
 
@@ -321,56 +316,6 @@ class ImageDomain:
         titles = [title for _, title in shown]
         contact_sheet([tile for tile, _ in shown], out / SHEET, titles, heading=heading, about=about)
         return [*made, METADATA, SHEET]
-
-
-@dataclass(frozen=True, eq=False)
-class _Filled:
-    """One picture with its holes filled."""
-
-    name: str
-    picture: Picture
-    hidden: np.ndarray
-    pixels: np.ndarray
-    draws: np.ndarray
-    model: str
-
-    def write(self, folder: Path, request: Request) -> dict[str, Any]:
-        """The picture, its mask, its spread and some draws; give the counts."""
-        stem = Path(self.name).with_suffix("").as_posix().replace("/", "_")
-        require_kept(self.pixels, self.picture.pixels, self.hidden, self.name)
-        about = Provenance("FILLED", request.seed, stem, model=self.model, more={"shows": request.statistic})
-        write_png(self.pixels, folder / f"{stem}.png", about)
-        mask = replace(about, more={"shows": "mask of what was filled"})
-        write_png(self.hidden[..., None].astype(np.uint8) * 255, folder / "masks" / f"{stem}.png", mask)
-        spread = self.draws.astype(np.float64).std(0).mean(-1, keepdims=True)
-        top = np.iinfo(self.pixels.dtype).max
-        scatter = replace(about, more={"shows": "standard deviation of the draws"})
-        write_png((spread / top * 255).round().astype(np.uint8), folder / "spread" / f"{stem}.png", scatter)
-        for place, draw in enumerate(self.draws[: request.all_draws]):
-            one = replace(about, draw=place, more={"shows": "draw"})
-            write_png(draw, folder / f"draw_{place:03d}" / f"{stem}.png", one)
-        np.savez(
-            folder / f"{stem}.npz", original=self.picture.pixels, hidden=self.hidden, draws=self.draws[:5]
-        )
-        return {"picture": self.name, "pixels": int(self.hidden.sum())}
-
-
-def _placed(fitted: FittedImages, picture: Picture, hidden: np.ndarray) -> Placed:
-    placed = fitted.space.encode(picture, hidden)
-    if not placed.observed.any():
-        size = " x ".join(map(str, fitted.space.shape[1:]))
-        raise InputError(
-            "nothing-known",
-            f"at the model's {size} pixels nothing of the picture stays known",
-            picture.where,
-            "use a model of larger pictures, or make the picture smaller",
-        )
-    return placed
-
-
-def _median(draws: np.ndarray) -> np.ndarray:
-    """(D, H, W, C) whole numbers to one of them at each place."""
-    return np.asarray(np.sort(draws, 0)[len(draws) // 2])
 
 
 def _collection(survey: Survey) -> Collection:

@@ -94,7 +94,8 @@ class FittedImages:
         pixels = space.pixels(pictures, lambda label, fraction: tell(label, 0.02 + 0.03 * fraction))
         parts = [space.standardised(space.scaled(some)).half() for some in pixels.split(1024)]
         data = GridData(torch.cat(parts), None, space.conditions.of(pictures))
-        settings = settings or recommended(space.shape, len(pictures))
+        captions = space.conditions.vocabulary is not None
+        settings = settings or recommended(space.shape, len(pictures), captions=captions)
         model, trained = GridModel.fit(
             data,
             settings,
@@ -296,10 +297,16 @@ def pattern() -> Pattern:
     return Mixture(patterns, (3, 2, 2, 1, 2))
 
 
-def recommended(shape: Sequence[int], pictures: int) -> GridSettings:
-    """Settings for pictures (C, H, W) and so many of them, that train in an hour or less on two cores."""
+def recommended(shape: Sequence[int], pictures: int, *, captions: bool = False) -> GridSettings:
+    """Settings for pictures (C, H, W) and so many of them, that train in an hour or less on two cores.
+
+    With captions the network is told where it is and trained more on high noise, where a picture's layout is
+    decided: without, squares of three colours on two sides, asked for by captions, had the colour that was
+    asked for after 260 steps, and the side by chance; with both, all had both.
+    """
     pixels = int(np.prod(shape[1:]))
     levels = 1 if pixels <= 64**2 else 2
+    told = {"coordinates": True, "density_mean": 0.6, "density_std": 1.6} if captions else {}
     return GridSettings(
         widths=(64, 128, 192),
         blocks=1,
@@ -313,4 +320,5 @@ def recommended(shape: Sequence[int], pictures: int) -> GridSettings:
         learning_rate=8e-4,
         precision="bf16" if computes_bfloat16() else "fp32",
         sampler_steps=18,
+        **told,
     )
