@@ -122,6 +122,8 @@ Verb = Literal["impute", "generate"]
 Constraint = Annotated[
     list[str] | None, typer.Option(metavar="RULE", help='Tables: "start<=end", "total=fare+tip", ...')
 ]
+GUIDANCE = 3.0
+"""How strongly a text is followed unless said otherwise."""
 
 
 @verb(app)
@@ -278,7 +280,18 @@ def generate(
     condition: Annotated[
         Text, typer.Option(metavar="NAME=VALUE", help='"age=55..70,sex=F"; * is as in training.')
     ] = None,
-    guidance: Annotated[float, typer.Option(metavar="X", help="How strongly to follow it.")] = 1.0,
+    prompt: Annotated[Text, typer.Option(metavar="TEXT", help="Pictures: of what.")] = None,
+    negative: Annotated[Text, typer.Option(metavar="TEXT", help="Pictures: but not of this.")] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Pictures: vary this one; twice: from one to the other."),
+    ] = None,
+    strength: Annotated[
+        float, typer.Option(metavar="X", help="How far from --like: 0 (not at all) to 1.")
+    ] = 0.5,
+    guidance: Annotated[
+        float | None, typer.Option(metavar="X", help="How strongly to follow: 1, with text 3.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Denoising steps.")] = None,
     constraint: Constraint = None,
     complete: Annotated[bool, typer.Option("--complete", help="Tables: no missing cells.")] = False,
@@ -294,15 +307,21 @@ def generate(
     from .options import domain_of
 
     folder, domain = domain_of(model)
+    if guidance is None:
+        guidance = GUIDANCE if prompt or negative else 1.0
     wish = Wish(
         count,
         run.seed,
         parse_wish(condition),
         guidance,
         steps,
-        tuple(constraint or ()),
-        complete,
-        format or "",
+        constraints=tuple(constraint or ()),
+        complete=complete,
+        format=format or "",
+        prompt=prompt,
+        negative=negative,
+        like=tuple(like or ()),
+        strength=strength,
     )
     with run.console.progress() as progress:
         done = generate(folder, output, domain=domain, wish=wish, overwrite=run.overwrite, progress=progress)

@@ -78,15 +78,33 @@ def generate(
         )
     if domain.name != "tabular" and (wish.constraints or wish.complete or wish.format):
         raise InputError("other-domain", "constraints, --complete and --format are about tables", str(model))
+    _require_able(fitted, wish, model)
+    given = [sha256_of(Path(path)) for path in wish.like]
     work, starts = Work(out), list(range(0, wish.count, domain.made_at_once))
     with locked(out):
-        work.begin({"model": digest, "wish": asdict(wish)}, 2**24, overwrite)
+        work.begin({"model": digest, "wish": asdict(wish), "like": given}, 2**24, overwrite)
         try:
             _make(work, domain, fitted, wish, starts, report)
             return _finish(work, domain, fitted, wish, starts, model, digest)
         except BaseException:
             work.put_away()
             raise
+
+
+def _require_able(fitted: Fitted, wish: Wish, model: Path) -> None:
+    """Raises InputError where the wish asks for what the model cannot do, or for a file that is not there."""
+    if (wish.prompt or wish.negative) and "prompt" not in fitted.can:
+        remedy = "train on pictures with captions (metadata.csv), or ask by --condition"
+        raise InputError("prompt", "this model knows no text", str(model), remedy)
+    if wish.like and "vary" not in fitted.can:
+        raise InputError("like", "this model does not vary what is given", str(model), "leave --like away")
+    if len(wish.like) > 2:
+        raise InputError(
+            "like", "there are more than two", "--like", "give one to vary, or two ends of a way"
+        )
+    for path in wish.like:
+        if not Path(path).is_file():
+            raise InputError("file-not-found", "there is no such file", path, "check the path")
 
 
 def _make(
@@ -126,6 +144,7 @@ def _finish(
         "condition": dict(wish.condition),
         "guidance": wish.guidance,
         "constraints": list(wish.constraints),
+        **_asked(wish),
         "note": "SYNTHETIC. Not a measurement of anybody. Not for diagnosis.",
     }
 
@@ -145,7 +164,7 @@ def _finish(
         )
         write_json(whole / NAME, written | {"note": facts["note"]})
         about = {
-            "conditions": ", ".join(f"{name}={value}" for name, value in wish.condition.items()) or "none",
+            "conditions": ", ".join(f"{k}={v}" for k, v in {**wish.condition, **_asked(wish)}.items()) or "none",
             "sampler": output_cards.sampler(fitted, wish.steps),
             "seed": wish.seed,
         }
@@ -172,3 +191,12 @@ def named(names: Sequence[str]) -> str:
     """
     flat = [name for name in names if "/" not in name]
     return ", ".join(flat) if len(flat) <= SHOWN else f"{', '.join(flat[:4])}, ... ({len(names)} files)"
+
+
+def _asked(wish: Wish) -> dict[str, Any]:
+    """What was asked for beside a condition; of files their names."""
+    names = [Path(path).name for path in wish.like]
+    asked = {"prompt": wish.prompt, "negative": wish.negative, "like": ", ".join(names)}
+    if len(names) == 1:
+        asked["strength"] = str(wish.strength)
+    return {name: words for name, words in asked.items() if words}

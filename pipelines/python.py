@@ -59,6 +59,10 @@ def generate(
     count: int = 16,
     *,
     condition: Mapping[str, object] | None = None,
+    prompt: str | None = None,
+    negative: str | None = None,
+    like: Sequence[Path | str] = (),
+    strength: float = 0.5,
     guidance: float = 1.0,
     steps: int | None = None,
     seed: int = 0,
@@ -71,7 +75,10 @@ def generate(
         out: the folder to make.
         count: how many.
         condition: what of: {"age": "55..70", "sex": "F"}; "*" is as in training.
-        guidance: how strongly to follow it.
+        prompt, negative: of pictures: a text to follow, and one to be led away from.
+        like: of pictures: one to vary, or two to pass between.
+        strength: in (0, 1], how far from the one.
+        guidance: how strongly to follow condition and text; 3 is usual for text.
         steps: denoising steps.
         seed: sample i depends on (seed, i) alone.
         overwrite: replace `out`.
@@ -81,5 +88,6 @@ def generate(
     """
     folder, domain = domain_of(model)
     words = {name: str(value) for name, value in (condition or {}).items()}
-    wish = Wish(count, seed, words, guidance, steps)
+    given = tuple(str(path) for path in like)
+    wish = Wish(count, seed, words, guidance, steps, prompt, negative, given, strength)
     return generate_from(folder, out, domain=domain, wish=wish, overwrite=overwrite)
