@@ -122,8 +122,6 @@ Verb = Literal["impute", "generate"]
 Constraint = Annotated[
     list[str] | None, typer.Option(metavar="RULE", help='Tables: "start<=end", "total=fare+tip", ...')
 ]
-GUIDANCE = 3.0
-"""How strongly a text is followed unless said otherwise."""
 
 
 @verb(app)
@@ -160,7 +158,7 @@ def impute(
     from .options import domain_for, parse_shard
 
     grid = replace(grid, fill=tuple(fill or ()), faces=faces)
-    domain, told = domain_for(data, replace(table, columns=columns, only="impute"), grid)
+    domain, told = domain_for(data, replace(table, columns=columns), grid, only="impute")
     with run.console.progress() as progress:
         done = impute_file(
             data,
@@ -303,17 +301,15 @@ def generate(
     """Make synthetic data, marked as synthetic."""
     from ..domains import Wish
     from ..shared.covariates import parse_wish
-    from .generating import generate
+    from .generating import generate, guided
     from .options import domain_of
 
     folder, domain = domain_of(model)
-    if guidance is None:
-        guidance = GUIDANCE if prompt or negative else 1.0
     wish = Wish(
         count,
         run.seed,
         parse_wish(condition),
-        guidance,
+        guided(guidance, prompt, negative),
         steps,
         constraints=tuple(constraint or ()),
         complete=complete,

@@ -20,6 +20,8 @@ from .carding import README
 from .manifest import NAME, manifest, model_sha256, sha256_of, write_json
 from .work import Work
 
+TEXT_GUIDANCE = 3.0
+"""How strongly a text is followed unless said otherwise."""
 Progress = Callable[[str, float], None]
 SHOWN = 10
 """Files that are named to a person."""
@@ -89,6 +91,11 @@ def generate(
         except BaseException:
             work.put_away()
             raise
+
+
+def guided(asked: float | None, prompt: str | None, negative: str | None) -> float:
+    """How strongly to follow what is wished, unless said otherwise: a text more than a condition."""
+    return asked if asked is not None else TEXT_GUIDANCE if prompt or negative else 1.0
 
 
 def _require_able(fitted: Fitted, wish: Wish, model: Path) -> None:
@@ -164,7 +171,8 @@ def _finish(
         )
         write_json(whole / NAME, written | {"note": facts["note"]})
         about = {
-            "conditions": ", ".join(f"{k}={v}" for k, v in {**wish.condition, **_asked(wish)}.items()) or "none",
+            "conditions": ", ".join(f"{k}={v}" for k, v in {**wish.condition, **_asked(wish)}.items())
+            or "none",
             "sampler": output_cards.sampler(fitted, wish.steps),
             "seed": wish.seed,
         }
