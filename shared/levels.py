@@ -22,8 +22,8 @@ from .denoisers import NetworkDenoiser
 from .records import ResidualLayer
 from .schedules import Cosine
 
-WAVES = 16
-"""Smooth functions of the rank that levels of an ordered column share."""
+WAVES, STEEP = 16, 0.5
+"""Smooth functions of the rank that levels of an ordered column share; and how much the fast ones are held down."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,14 @@ class LevelsShape:
         levels: how many levels each of the C columns has.
         ordered: whether neighbouring levels are alike.
         log_shares: of the levels, a column after another, (sum L): where the network starts from.
+        own: (sum L) whether a level is learned by itself. Other levels of ordered columns are known by their
+            rank alone, so that a law is the training shares times a smooth function: what few rows can teach.
     """
 
     levels: tuple[int, ...]
     ordered: tuple[bool, ...]
     log_shares: tuple[float, ...]
+    own: tuple[bool, ...]
 
     @property
     def offsets(self) -> list[int]:
@@ -58,7 +61,9 @@ class LevelsShape:
         for count, waves in zip(self.levels, blocks, strict=True):
             rank = (torch.arange(count) + 0.5) / count
             for wave in range(waves):
-                made[row : row + count, place + wave] = (math.pi * (wave + 1) * rank).cos()
+                made[row : row + count, place + wave] = (math.pi * (wave + 1) * rank).cos() / (
+                    wave + 1
+                ) ** STEEP
             row, place = row + count, place + waves
         return made
 
@@ -66,8 +71,8 @@ class LevelsShape:
 class LevelsNetwork(nn.Module):
     """Codes of which some are hidden, to the logits of every level of every column.
 
-    A level is a vector of its own plus, in ordered columns, smooth functions of its rank; so seldom levels
-    learn from their neighbours. The same holds for what a level is predicted by.
+    A level is a vector of its own (where `shape.own`) plus, in ordered columns, smooth functions of its rank;
+    so seldom levels learn from their neighbours. The same holds for what a level is predicted by.
 
     Args:
         shape: of the records.
@@ -76,6 +81,7 @@ class LevelsNetwork(nn.Module):
 
     offsets: Tensor
     waves: Tensor
+    own_at: Tensor
 
     def __init__(self, shape: LevelsShape, *, width: int = 512, depth: int = 3, dropout: float = 0.1) -> None:
         super().__init__()
@@ -84,7 +90,10 @@ class LevelsNetwork(nn.Module):
         self.register_buffer("offsets", torch.tensor(shape.offsets[:-1]), persistent=False)
         self.register_buffer("waves", shape.waves(), persistent=False)
         waves, scale = self.waves.shape[1], 1 / math.sqrt(max(columns, 1))
-        self.own = nn.Parameter(torch.randn(total, width) * scale)
+        self.register_buffer(
+            "own_at", torch.tensor(shape.own, dtype=torch.bool).nonzero()[:, 0], persistent=False
+        )
+        self.own = nn.Parameter(torch.randn(len(self.own_at), width) * scale)
         self.smooth = nn.Parameter(torch.randn(waves, width) * scale / 2)
         self.hidden = nn.Parameter(torch.randn(columns, width) * scale)
         self.trunk = nn.Sequential(
@@ -93,13 +102,13 @@ class LevelsNetwork(nn.Module):
             nn.Linear(width, width),
             nn.SiLU(),
         )
-        self.out = nn.Parameter(torch.zeros(total, width))
+        self.out = nn.Parameter(torch.zeros(len(self.own_at), width))
         self.out_smooth = nn.Parameter(torch.zeros(waves, width))
         self.bias = nn.Parameter(torch.tensor(shape.log_shares))
 
     def encode(self, codes: Tensor, hidden: Tensor) -> Tensor:
         """codes (B, C) int64, hidden (B, C) bool -> (B, width); codes of hidden cells are not looked at."""
-        table = torch.cat([self.own + self.waves @ self.smooth, self.hidden])
+        table = torch.cat([self._vectors(self.own, self.smooth), self.hidden])
         masks = torch.arange(len(self.offsets), device=codes.device) + sum(self.shape.levels)
         places = torch.where(hidden, masks, codes + self.offsets)
         record = nn.functional.embedding_bag(places, table, mode="sum")
@@ -110,8 +119,11 @@ class LevelsNetwork(nn.Module):
         """(B, width) -> the logits of columns first ... last - 1, (B, sum of their L)."""
         at = self.shape.offsets
         part = slice(at[first], at[len(self.shape.levels) if last is None else last])
-        weights = self.out[part] + self.waves[part] @ self.out_smooth
-        return nn.functional.linear(record, weights, self.bias[part])
+        return nn.functional.linear(record, self._vectors(self.out, self.out_smooth)[part], self.bias[part])
+
+    def _vectors(self, own: Tensor, smooth: Tensor) -> Tensor:
+        """(sum L, width) of every level."""
+        return (self.waves @ smooth).float().index_add(0, self.own_at, own)
 
     def forward(self, codes: Tensor, hidden: Tensor) -> Tensor:
         return self.logits(self.encode(codes, hidden))
@@ -168,6 +180,29 @@ class LevelsDenoiser(NetworkDenoiser):
         surprise = self.surprise(self.network(codes, hidden), codes)
         return (surprise * hidden).sum(1) / hidden.sum(1)
 
+    @torch.no_grad()
+    def calibrate(self, codes: Tensor, rounds: int = 2) -> None:
+        """Shift the logits so that, on average over records whose columns are seen in `order` up to each
+        one, its levels are as frequent as predicted. (Dropout and averaged weights leave them a little off.)
+
+        Args:
+            codes: (n, C) training records.
+        """
+        self.eval()
+        hidden = torch.ones(codes.shape, dtype=torch.bool)
+        at = self.network.shape.offsets
+        for column in self.order:
+            first, last = at[column], at[column + 1]
+            record = torch.cat([self.network.encode(*part) for part in _cut(codes, hidden)])
+            real = torch.bincount(codes[:, column], minlength=last - first).double()
+            for _ in range(rounds):
+                logits = self.network.logits(record, column, column + 1)
+                predicted = logits.double().softmax(1).sum(0)
+                # A level with few records moves little: half a record on either side.
+                shift = ((real + 0.5) / (predicted + 0.5)).log()
+                self.network.bias[first:last] += shift.to(self.network.bias.dtype)
+            hidden[:, column] = False
+
     def surprise(self, logits: Tensor, codes: Tensor) -> Tensor:
         """(B, C) -log p of each cell's code."""
         at = self.network.shape.offsets
@@ -176,3 +211,8 @@ class LevelsDenoiser(NetworkDenoiser):
             for column, (first, last) in enumerate(itertools.pairwise(at))
         ]
         return torch.stack(parts, 1)
+
+
+def _cut(codes: Tensor, hidden: Tensor, size: int = 1024) -> list[tuple[Tensor, Tensor]]:
+    """Both in pieces that fit the cache."""
+    return list(zip(codes.split(size), hidden.split(size), strict=True))

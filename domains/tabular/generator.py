@@ -18,6 +18,7 @@ from joblib import Parallel, delayed
 from torch import Tensor
 
 from ...shared.data import NOTHING
+from ...shared.ema import PowerFunction
 from ...shared.errors import InputError
 from ...shared.levels import LevelsDenoiser, LevelsNetwork, LevelsShape
 from ...shared.noise import Keys, key_of
@@ -35,6 +36,8 @@ ROWS = 512
 """The micro-batch of inference: fixed, so that a row does not depend on its company."""
 CANDIDATES = 16
 """Draws of the columns that ranges were asked of, of which one is taken by its weight."""
+CALIBRATED = 8192
+"""Training rows by which the shares of levels are set right after the training."""
 TRIES = 100
 """How often a row is drawn until it is as demanded."""
 
@@ -58,12 +61,12 @@ class GeneratorSettings:
     rare: int = 5
     width: int | None = None
     depth: int = 3
-    dropout: float = 0.1
+    dropout: float = 0.3
     steps: int | None = None
     batch_size: int = 1024
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.01
-    patience: int = 4
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    patience: int = 5
     held_out: float = 0.1
     straight: float = 0.5
 
@@ -79,7 +82,7 @@ class GeneratorSettings:
 
     def steps_for(self, rows: int) -> int:
         """Training steps: stopping early ends most trainings before."""
-        return self.steps if self.steps is not None else int(np.clip(rows / 15, 300, 3000))
+        return self.steps if self.steps is not None else int(np.clip(rows / 35, 300, 3000))
 
 
 class _Rows:
@@ -179,9 +182,10 @@ class TableGenerator:
             batch_size=min(self.settings.batch_size, max(64, len(levels) // 4)),
             learning_rate=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
+            ema=PowerFunction(0.08),
             warmup=min(100, steps // 4 + 1),
             density=UniformDensity(),
-            validate_every=max(steps // 20, 10),
+            validate_every=max(steps // 15, 20),
             validation_draws=2 if held.sum() > 1000 else 8,
             patience=self.settings.patience,
             checkpoint_every=250,
@@ -199,7 +203,7 @@ class TableGenerator:
                 device=device,
                 progress=tell,
             )
-        self.denoiser.to("cpu").eval()
+            self.denoiser.to("cpu").calibrate(torch.from_numpy(_some(levels, CALIBRATED, seed)))
 
     # ----------------------------------------------------------------------------------------------- draw
 
@@ -297,6 +301,7 @@ class TableGenerator:
             "rules": rules,
             "groups": [list(g) for g, _ in self.groups],
         }
+        tensors["own"] = torch.tensor(self.shape.own, dtype=torch.uint8)
         tensors["log_shares"] = torch.tensor(self.shape.log_shares, dtype=torch.float64)
         tensors |= {
             f"group.{k}": torch.from_numpy(levels.copy()) for k, (_, levels) in enumerate(self.groups)
@@ -348,6 +353,12 @@ def _rules(held: Mapping[str, Any]) -> Rules:
         tuple(tuple(names) for names in held["together"]),
         tuple(tuple(names) for names in held["unique"]),
     )
+
+
+def _some(levels: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """At most so many of the rows, chosen by the seed."""
+    order = Keys.range(seed, len(levels)).uniform((), "calibrated").argsort().numpy()
+    return levels[np.sort(order[:most])]
 
 
 def _held_out(rows: int, share: float, seed: int) -> np.ndarray:

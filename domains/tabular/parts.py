@@ -21,6 +21,8 @@ from .codec import Coded
 from .columns import Column
 
 DAY = 86_400.0
+PILE = 0.002
+"""Share of the rows from which a number is learned by itself."""
 Role = Literal["category", "number", "day", "clock", "difference"]
 
 
@@ -149,15 +151,23 @@ class Parts:
         return np.stack(columns, 1) if columns else np.empty((len(coded), 0), np.int64)
 
     def shape(self, levels: np.ndarray) -> LevelsShape:
-        """What the network is told of the parts, with the shares in (n, P) training levels."""
-        logs: list[float] = []
+        """What the network is told of the parts, with the shares in (n, P) training levels.
+
+        Categories are learned by themselves, and so are numbers that many rows share, and what is missing.
+        """
+        logs, own = list[float](), list[bool]()
         for place, part in enumerate(self.parts):
-            counts = np.bincount(levels[:, place], minlength=part.levels) + 0.1
-            logs += np.log(counts / counts.sum()).tolist()
+            counts = np.bincount(levels[:, place], minlength=part.levels)
+            logs += np.log((counts + 0.1) / (counts + 0.1).sum()).tolist()
+            alone = np.ones(part.levels, bool)
+            if part.bins is not None:
+                alone[: part.seen] = part.bins.alone & (counts[: part.seen] >= max(PILE * len(levels), 25))
+            own += alone.tolist()
         return LevelsShape(
             tuple(part.levels for part in self.parts),
             tuple(part.bins is not None for part in self.parts),
             tuple(logs),
+            tuple(own),
         )
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
