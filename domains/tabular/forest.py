@@ -6,13 +6,13 @@ ourselves also makes the answer independent of the scikit-learn that happens to 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
-from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+from sklearn.tree import ExtraTreeClassifier, ExtraTreeRegressor
 from torch import Tensor
 
 from ...shared.errors import EbbtideError
@@ -35,18 +35,19 @@ class Forest:
     values: Tensor
 
     @classmethod
-    def pack(cls, fitted: ExtraTreesRegressor | ExtraTreesClassifier, width: int) -> Forest:
-        """The arrays of a fitted scikit-learn forest. A classifier's leaf holds `width` probabilities."""
+    def pack(cls, fitted: Sequence[ExtraTreeRegressor | ExtraTreeClassifier], width: int) -> Forest:
+        """The arrays of fitted scikit-learn trees. A classifier's leaf holds `width` probabilities."""
         feature, threshold, values = [], [], []
-        for tree in (estimator.tree_ for estimator in fitted.estimators_):
+        for estimator in fitted:
+            tree = estimator.tree_
             leaf = tree.children_left < 0
             inner = np.flatnonzero(~leaf)
             if not np.array_equal(tree.children_left[inner], inner + 1):
                 raise EbbtideError("tree-order", "this scikit-learn does not lay trees out depth first")
             feature.append(np.where(leaf, -1, tree.feature))
             threshold.append(_thresholds(tree.threshold[inner]))
-            values.append(_leaf_values(fitted, tree.value[leaf], width))
-        small = np.int8 if fitted.n_features_in_ <= np.iinfo(np.int8).max else np.int16
+            values.append(_leaf_values(estimator, tree.value[leaf], width))
+        small = np.int8 if fitted[0].n_features_in_ <= np.iinfo(np.int8).max else np.int16
         return cls(
             torch.from_numpy(np.concatenate(feature).astype(small)),
             torch.from_numpy(np.concatenate(threshold)),
@@ -142,10 +143,10 @@ class Forest:
 
 
 def _leaf_values(
-    fitted: ExtraTreesRegressor | ExtraTreesClassifier, value: np.ndarray, width: int
+    fitted: ExtraTreeRegressor | ExtraTreeClassifier, value: np.ndarray, width: int
 ) -> np.ndarray:
     """scikit-learn keeps (leaves, outputs, classes): a regressor's outputs, a classifier's class shares."""
-    if isinstance(fitted, ExtraTreesRegressor):
+    if isinstance(fitted, ExtraTreeRegressor):
         return np.asarray(value[:, :, 0].astype(np.float16))
     shares = np.zeros((len(value), width))
     counts = value[:, 0, :]
@@ -163,16 +164,21 @@ def _thresholds(exact: np.ndarray) -> np.ndarray:
 def grow(rows: np.ndarray, target: np.ndarray, *, trees: int, leaf: int, width: int, seed: int) -> Forest:
     """Fit extremely randomised trees (Geurts, Ernst & Wehenkel 2006).
 
+    The same trees as scikit-learn's ensembles of this seed, which are not used: forests are grown by several
+    threads here, and ensembles change Python's warning filters, one set for all threads, while they work.
+
     Args:
         rows: (n, F) float32.
         target: (n, O) or (n,) float for a number, (n,) integer codes below `width` for a category.
         trees, leaf: how many trees, and the fewest rows in a leaf.
     """
-    if np.issubdtype(target.dtype, np.integer):
-        fitted = ExtraTreesClassifier(trees, min_samples_leaf=leaf, max_features=None, random_state=seed)
-    else:
-        fitted = ExtraTreesRegressor(trees, min_samples_leaf=leaf, random_state=seed)
-    return Forest.pack(fitted.fit(at_least_one(rows), target), width)
+    kind = ExtraTreeClassifier if np.issubdtype(target.dtype, np.integer) else ExtraTreeRegressor
+    luck, rows = np.random.RandomState(seed), np.ascontiguousarray(at_least_one(rows), np.float32)
+    fitted = [
+        kind(min_samples_leaf=leaf, max_features=None, random_state=luck.randint(np.iinfo(np.int32).max))
+        for _ in range(trees)
+    ]
+    return Forest.pack([tree.fit(rows, target, check_input=False) for tree in fitted], width)
 
 
 def at_least_one(rows: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .. import Progress, Request, Unit
+from .cells import MISSING_CODES
 from .codec import Coded, Column, TableCodec
 from .filling import Filling, places, point
 from .fitted import FittedTable, require_columns
@@ -136,16 +137,28 @@ def holes(filling: Filling) -> tuple[np.ndarray, np.ndarray]:
 def count(filling: Filling) -> dict[str, Any]:
     """What was missing and filled, by column; no cell's value."""
     empty = filling.codec.empty(filling.frame)
-    unseen = dict(filling.coded.unseen)
+    unseen, suspect = dict(filling.coded.unseen), _suspect(filling)
     columns = {}
     for place, label in enumerate(filling.frame.columns):
         columns[str(label)] = {
             "missing": int(empty[:, place].sum()),
             "filled": int(filling.where[:, place].sum()),
             "unseen": int(unseen.get(str(label), 0)),
+            "suspect": suspect.get(str(label), 0),
         }
     kinds = {column.name: column.kind for column in filling.codec.columns_}
     return {"rows": len(filling.frame), "columns": columns, "kinds": kinds}
+
+
+def _suspect(filling: Filling) -> dict[str, int]:
+    """By category column, how many cells hold a word that often stands for missing and was not named so."""
+    found = {}
+    categories = [column for column in filling.codec.columns_ if column.is_category]
+    for column, codes in zip(categories, filling.coded.codes.T, strict=True):
+        words = [k for k, level in enumerate(column.levels) if str(level).strip().lower() in MISSING_CODES]
+        if words:
+            found[column.name] = int(np.isin(codes, words).sum())
+    return found
 
 
 def summary(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -180,6 +193,11 @@ def tell(counted: Mapping[str, Any]) -> list[str]:
             lines.append(
                 f"  {name:<{width}}  {numbers['unseen']:>8,} cells hold a category that training never saw; "
                 "they were kept, and taken for missing when the others were filled"
+            )
+        if numbers["suspect"]:
+            lines.append(
+                f"  {name:<{width}}  {numbers['suspect']:>8,} cells hold a word that often stands for "
+                "missing, and were kept; if they are missing, name it: --missing (ebbtide check tells which)"
             )
     return lines
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +17,7 @@ from ebbtide.domains.tabular.calibration import _weights, interval
 from ebbtide.domains.tabular.chain import Table, TreeChains
 from ebbtide.domains.tabular.codec import Coded
 from ebbtide.domains.tabular.correction import HiddenCells
-from ebbtide.domains.tabular.forest import Forest
+from ebbtide.domains.tabular.forest import Forest, grow
 from ebbtide.domains.tabular.model import ModelSettings, TableModel
 from ebbtide.domains.tabular.space import GaussScale, TableSpace
 from ebbtide.shared.errors import EbbtideError
@@ -39,7 +43,7 @@ def test_a_packed_forest_predicts_what_scikit_learn_predicts():
     target = np.stack([rows[:, 0] * rows[:, 1], rows[:, 2]], 1)
     fitted = ExtraTreesRegressor(8, min_samples_leaf=2, random_state=0).fit(rows, target)
     new = rng.normal(size=(500, 6)).astype(np.float32)
-    ours = Forest.pack(fitted, 0).predict(torch.from_numpy(new)).numpy()
+    ours = grow(rows, target, trees=8, leaf=2, width=2, seed=0).predict(torch.from_numpy(new)).numpy()
     # Thresholds are kept to 11 bits: a few rows that lie at one go the other way.
     off = np.abs(ours - fitted.predict(new)).max(1)
     assert np.quantile(off, 0.95) < 2e-3
@@ -50,8 +54,10 @@ def test_class_shares_are_laid_out_by_code_also_for_classes_unseen():
     rng = np.random.default_rng(1)
     rows = rng.normal(size=(300, 3)).astype(np.float32)
     codes = np.where(rows[:, 0] > 0, 4, 1)  # of 6 levels, two occur
-    fitted = ExtraTreesClassifier(5, random_state=0).fit(rows, codes)
-    shares = Forest.pack(fitted, 6).predict(torch.from_numpy(rows)).numpy()
+    shares = grow(rows, codes, trees=5, leaf=4, width=6, seed=0).predict(torch.from_numpy(rows)).numpy()
+    fitted = ExtraTreesClassifier(5, min_samples_leaf=4, max_features=None, random_state=0).fit(rows, codes)
+    # A leaf's share is kept in 255ths, and a row or two at a rounded threshold go the other way.
+    assert np.quantile(np.abs(shares[:, [1, 4]] - fitted.predict_proba(rows)), 0.99) < 1 / 255
     assert shares.shape == (300, 6)
     assert np.allclose(shares.sum(1), 1, atol=6 / 255 / 2)  # kept in 255ths
     assert (shares.argmax(1) == codes).mean() > 0.99
@@ -61,16 +67,28 @@ def test_class_shares_are_laid_out_by_code_also_for_classes_unseen():
 def test_rows_do_not_mind_company():
     rng = np.random.default_rng(2)
     rows = rng.normal(size=(400, 4)).astype(np.float32)
-    forest = Forest.pack(ExtraTreesRegressor(7, random_state=0).fit(rows, np.stack([rows[:, 0]] * 3, 1)), 0)
+    forest = grow(rows, np.stack([rows[:, 0]] * 3, 1), trees=7, leaf=1, width=3, seed=0)
     whole = forest.predict(torch.from_numpy(rows))
     for part in (slice(3, 4), slice(100, 237)):
         assert torch.equal(forest.predict(torch.from_numpy(rows[part])), whole[part])
 
 
+def test_growing_trees_leaves_the_warning_filters_of_other_threads_alone():
+    before, seen = list(warnings.filters), []
+    rows = np.random.default_rng(3).normal(size=(3000, 8)).astype(np.float32)
+    with ThreadPoolExecutor(1) as pool:
+        growing = pool.submit(grow, rows, rows[:, 0], trees=20, leaf=1, width=1, seed=0)
+        while not growing.done():
+            seen.append(list(warnings.filters) == before)
+            time.sleep(0.001)
+    assert all(seen)
+    assert growing.result().trees == 20
+
+
 @pytest.mark.parametrize("harm", ["open", "left over", "empty", "leaf", "threshold", "feature"])
 def test_nodes_that_make_up_no_trees_are_refused(harm):
     rows = np.random.default_rng(3).normal(size=(50, 3)).astype(np.float32)
-    state = Forest.pack(ExtraTreesRegressor(2, random_state=0).fit(rows, rows[:, :2]), 0).state("f")
+    state = grow(rows, rows[:, :2], trees=2, leaf=1, width=2, seed=0).state("f")
     state = {name: value.clone() for name, value in state.items()}
     assert Forest.from_state(state, "f", features=3).trees == 2
     inner = int((state["f.feature"] >= 0).nonzero()[1])
@@ -93,7 +111,7 @@ def test_nodes_that_make_up_no_trees_are_refused(harm):
 
 def test_a_forest_takes_five_bytes_a_node_beside_its_leaves():
     rows = np.random.default_rng(3).normal(size=(500, 3)).astype(np.float32)
-    forest = Forest.pack(ExtraTreesRegressor(4, random_state=0).fit(rows, rows[:, :2]), 0)
+    forest = grow(rows, rows[:, :2], trees=4, leaf=1, width=2, seed=0)
     size = sum(t.numel() * t.element_size() for t in forest.state("f").values())
     nodes, leaves = len(forest.feature), len(forest.values)
     assert nodes == 2 * leaves - 4  # four full binary trees

@@ -105,10 +105,12 @@ def test_16_na_stays_text_unless_named(ebbtide, tmp_path: Path) -> None:
     path = table(tmp_path, country=["NA", "DE", "ZA"])
     code, out, _ = ebbtide("check", path)
     assert code == 0 and "missing-code" in out and "--missing" in out
-    assert ebbtide("impute", path, "-o", tmp_path / "kept")[0] == 0
+    code, out, _ = ebbtide("impute", path, "-o", tmp_path / "kept")
+    assert code == 0 and "country        20 cells hold a word that often stands for missing" in out
     kept = pd.read_csv(tmp_path / "kept/table.imputed.csv", keep_default_na=False)
     assert (kept["country"] == "NA").sum() == 20
-    assert ebbtide("impute", path, "-o", tmp_path / "named", "--missing", "NA")[0] == 0
+    code, out, _ = ebbtide("impute", path, "-o", tmp_path / "named", "--missing", "NA")
+    assert code == 0 and "20 filled" in out and "often stands" not in out
     named = pd.read_csv(tmp_path / "named/table.imputed.csv", keep_default_na=False)
     assert (named["country"] == "NA").sum() == 0
 
