@@ -16,11 +16,12 @@ from torch import Tensor
 
 from ...shared.errors import Fault, InputError
 from ...shared.noise import Keys
-from .. import Planned, Progress, Request, Survey, Unit, Wish
+from .. import Comparison, Planned, Progress, Request, Survey, Unit, Wish
 from . import plans
 from .checking import check
 from .collection import Collection, Subject, collect, read_subject
 from .filling import FilledImage, fill_subject, picture_of
+from .measuring import measured
 from .model import FittedScans
 from .nifti import Volume
 from .options import ScanOptions
@@ -283,6 +284,29 @@ class MriDomain:
         made = write_bids(out, subjects, affine, facts)
         montage(shown[:MOST_SHOWN], out / "montage.png", heading="SYNTHETIC. Not for diagnosis.")
         return [*made, "montage.png"]
+
+    # ------------------------------------------------------------------------------------------- measure
+
+    def measure(
+        self,
+        real: Path,
+        synthetic: Path,
+        holdout: Path | None,
+        *,
+        seed: int,
+        fitted: FittedScans | None = None,
+        progress: Progress | None = None,
+    ) -> Comparison:
+        """Synthetic scans beside the real ones they were made from; see `measuring`. The model itself is not
+        asked: what it made is looked at."""
+        return measured(
+            list(self.found(real)),
+            list(collect(synthetic)),
+            None if holdout is None else list(collect(holdout)),
+            seed=seed,
+            read=self.options.read,
+            progress=progress,
+        )
 
 
 def write_image(subject: Subject, image: FilledImage, request: Request, folder: Path) -> dict[str, Any]:
