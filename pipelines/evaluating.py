@@ -120,7 +120,11 @@ def evaluate(
             "choose another folder",
         )
     tell = progress or (lambda stage, fraction: None)
-    if isinstance(domain, TabularDomain):
+    from .judging import imputation_report, is_completed
+
+    if is_completed(synthetic):
+        made = imputation_report(real, synthetic, domain, seed)
+    elif isinstance(domain, TabularDomain):
         made = tables_report(real, synthetic, holdout, domain, target, rows, seed, tell)
     else:
         from .comparing import grids_report
