@@ -81,6 +81,9 @@ class Wish:
         constraints: tables: what holds in every row ("start<=end").
         complete: tables: without missing cells.
         format: tables: suffix of the file to write; empty chooses by the number of rows.
+        prompt, negative: text to follow and to be led away from, by models that `can` "prompt".
+        like: files: one to be varied, or two to pass between, by models that `can` "vary".
+        strength: in (0, 1], how far from `like`.
     """
 
     count: int
@@ -91,6 +94,10 @@ class Wish:
     constraints: tuple[str, ...] = ()
     complete: bool = False
     format: str = ""
+    prompt: str | None = None
+    negative: str | None = None
+    like: tuple[str, ...] = ()
+    strength: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,8 @@ class Fitted(Protocol):
 
     @property
     def can(self) -> Sequence[str]:
-        """The verbs that it serves: impute, generate."""
+        """The verbs that it serves: impute, generate; and what `generate` can be asked for beside a
+        condition: prompt, vary."""
 
     @property
     def description(self) -> Sequence[str]:
@@ -275,7 +283,7 @@ class Domain(Protocol[Raw, FittedT]):
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Make samples first ... last - 1 and keep them in `folder` (which exists and is empty). Gives
-        counts, as JSON.
+        counts, as JSON; under "warnings", the fields of faults that a user should know of.
 
         Raises:
             InputError: the model cannot generate, or not what is wished.

@@ -158,7 +158,7 @@ def impute(
     from .options import domain_for, parse_shard
 
     grid = replace(grid, fill=tuple(fill or ()), faces=faces)
-    domain, told = domain_for(data, replace(table, columns=columns, only="impute"), grid)
+    domain, told = domain_for(data, replace(table, columns=columns), grid, only="impute")
     with run.console.progress() as progress:
         done = impute_file(
             data,
@@ -278,7 +278,18 @@ def generate(
     condition: Annotated[
         Text, typer.Option(metavar="NAME=VALUE", help='"age=55..70,sex=F"; * is as in training.')
     ] = None,
-    guidance: Annotated[float, typer.Option(metavar="X", help="How strongly to follow it.")] = 1.0,
+    prompt: Annotated[Text, typer.Option(metavar="TEXT", help="Pictures: of what.")] = None,
+    negative: Annotated[Text, typer.Option(metavar="TEXT", help="Pictures: but not of this.")] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Pictures: vary this one; twice: from one to the other."),
+    ] = None,
+    strength: Annotated[
+        float, typer.Option(metavar="X", help="How far from --like: 0 (not at all) to 1.")
+    ] = 0.5,
+    guidance: Annotated[
+        float | None, typer.Option(metavar="X", help="How strongly to follow: 1, with text 3.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Denoising steps.")] = None,
     constraint: Constraint = None,
     complete: Annotated[bool, typer.Option("--complete", help="Tables: no missing cells.")] = False,
@@ -290,7 +301,7 @@ def generate(
     """Make synthetic data, marked as synthetic."""
     from ..domains import Wish
     from ..shared.covariates import parse_wish
-    from .generating import generate
+    from .generating import generate, guided
     from .options import domain_of
 
     folder, domain = domain_of(model)
@@ -298,11 +309,15 @@ def generate(
         count,
         run.seed,
         parse_wish(condition),
-        guidance,
+        guided(guidance, prompt, negative),
         steps,
-        tuple(constraint or ()),
-        complete,
-        format or "",
+        constraints=tuple(constraint or ()),
+        complete=complete,
+        format=format or "",
+        prompt=prompt,
+        negative=negative,
+        like=tuple(like or ()),
+        strength=strength,
     )
     with run.console.progress() as progress:
         done = generate(folder, output, domain=domain, wish=wish, overwrite=run.overwrite, progress=progress)

@@ -20,6 +20,8 @@ from .carding import README
 from .manifest import NAME, manifest, model_sha256, sha256_of, write_json
 from .work import Work
 
+TEXT_GUIDANCE = 3.0
+"""How strongly a text is followed unless said otherwise."""
 Progress = Callable[[str, float], None]
 SHOWN = 10
 """Files that are named to a person."""
@@ -78,15 +80,38 @@ def generate(
         )
     if domain.name != "tabular" and (wish.constraints or wish.complete or wish.format):
         raise InputError("other-domain", "constraints, --complete and --format are about tables", str(model))
+    _require_able(fitted, wish, model)
+    given = [sha256_of(Path(path)) for path in wish.like]
     work, starts = Work(out), list(range(0, wish.count, domain.made_at_once))
     with locked(out):
-        work.begin({"model": digest, "wish": asdict(wish)}, 2**24, overwrite)
+        work.begin({"model": digest, "wish": asdict(wish), "like": given}, 2**24, overwrite)
         try:
             _make(work, domain, fitted, wish, starts, report)
             return _finish(work, domain, fitted, wish, starts, model, digest)
         except BaseException:
             work.put_away()
             raise
+
+
+def guided(asked: float | None, prompt: str | None, negative: str | None) -> float:
+    """How strongly to follow what is wished, unless said otherwise: a text more than a condition."""
+    return asked if asked is not None else TEXT_GUIDANCE if prompt or negative else 1.0
+
+
+def _require_able(fitted: Fitted, wish: Wish, model: Path) -> None:
+    """Raises InputError where the wish asks for what the model cannot do, or for a file that is not there."""
+    if (wish.prompt or wish.negative) and "prompt" not in fitted.can:
+        remedy = "train on pictures with captions (metadata.csv), or ask by --condition"
+        raise InputError("prompt", "this model knows no text", str(model), remedy)
+    if wish.like and "vary" not in fitted.can:
+        raise InputError("like", "this model does not vary what is given", str(model), "leave --like away")
+    if len(wish.like) > 2:
+        raise InputError(
+            "like", "there are more than two", "--like", "give one to vary, or two ends of a way"
+        )
+    for path in wish.like:
+        if not Path(path).is_file():
+            raise InputError("file-not-found", "there is no such file", path, "check the path")
 
 
 def _make(
@@ -117,7 +142,7 @@ def _finish(
     model: Path,
     digest: str,
 ) -> Generated:
-    made = list[str]()
+    made, faults = list[str](), list[Fault]()
     facts = {
         "synthetic": True,
         "made_by": f"ebbtide {tool_version()}",
@@ -126,11 +151,14 @@ def _finish(
         "condition": dict(wish.condition),
         "guidance": wish.guidance,
         "constraints": list(wish.constraints),
+        **_asked(wish),
         "note": "SYNTHETIC. Not a measurement of anybody. Not for diagnosis.",
     }
 
     def build(whole: Path) -> None:
         parts = [work.part(start) for start in starts]
+        told = (Fault(**one) for counted in work.counts(starts) for one in counted.get("warnings", []))
+        faults.extend(dict.fromkeys((*fitted.warnings, *told)))
         made.extend(domain.publish(fitted, wish, parts, whole, facts))
         written = manifest(
             "generate",
@@ -138,12 +166,13 @@ def _finish(
             model={"name": model.name, "sha256": digest, **fitted.about},
             options=asdict(wish),
             counts={"generated": wish.count},
-            warnings=fitted.warnings,
+            warnings=faults,
             files={name: sha256_of(whole / name) for name in made if name != README},
         )
         write_json(whole / NAME, written | {"note": facts["note"]})
         about = {
-            "conditions": ", ".join(f"{name}={value}" for name, value in wish.condition.items()) or "none",
+            "conditions": ", ".join(f"{k}={v}" for k, v in {**wish.condition, **_asked(wish)}.items())
+            or "none",
             "sampler": output_cards.sampler(fitted, wish.steps),
             "seed": wish.seed,
         }
@@ -158,7 +187,7 @@ def _finish(
     work.finish(build)
     names = tuple(dict.fromkeys([*made, NAME]))
     lines = [f"Generated {wish.count:,} {domain.things}.", f"Wrote {named(names)} in {work.out}"]
-    return Generated(work.out, names, {"generated": wish.count}, tuple(lines), tuple(fitted.warnings))
+    return Generated(work.out, names, {"generated": wish.count}, tuple(lines), tuple(faults))
 
 
 def named(names: Sequence[str]) -> str:
@@ -170,3 +199,12 @@ def named(names: Sequence[str]) -> str:
     """
     flat = [name for name in names if "/" not in name]
     return ", ".join(flat) if len(flat) <= SHOWN else f"{', '.join(flat[:4])}, ... ({len(names)} files)"
+
+
+def _asked(wish: Wish) -> dict[str, Any]:
+    """What was asked for beside a condition; of files their names."""
+    names = [Path(path).name for path in wish.like]
+    asked = {"prompt": wish.prompt, "negative": wish.negative, "like": ", ".join(names)}
+    if len(names) == 1:
+        asked["strength"] = str(wish.strength)
+    return {name: words for name, words in asked.items() if words}

@@ -52,6 +52,8 @@ def _lines(facts: dict[str, Any], things: str) -> list[str]:
     uses = {
         "impute": f"ebbtide impute DATA -o OUT --model {facts['model']}",
         "generate": f"ebbtide generate {facts['model']} -o OUT",
+        "vary": f"ebbtide generate {facts['model']} --like PICTURE -o OUT",
+        "prompt": f"ebbtide generate {facts['model']} --prompt TEXT -o OUT",
     }
     return [
         f"{facts['model']}: a model of {things}, {facts['bytes'] / 1e6:.1f} MB, made by {facts['made_by']}",

@@ -32,6 +32,7 @@ from .samplers import Heun, Sampler
 from .schedules import EDM, Density, LogNormalDensity, Schedule
 from .training import Batch, Trained, TrainingSettings, train
 from .unet import UNet
+from .words import WIDTH, WordEncoder, WordNetwork
 
 Progress = Callable[[str, float], None]
 Augmentation = Callable[[Keys, Tensor], tuple[Tensor, Tensor]]
@@ -53,12 +54,24 @@ class PackedNetwork(nn.Module):
         channels: C of the data.
         levels: how often each axis is halved by packing; 0 packs nothing.
         context: channels of `condition.channels`.
+        coordinates: lay beside them where each position is: a convolution does not know, and what a text
+            says may be about places.
         settings: of the `UNet` inside.
     """
 
-    def __init__(self, ndim: int, channels: int, levels: int, context: int, **settings: Any) -> None:
+    def __init__(
+        self,
+        ndim: int,
+        channels: int,
+        levels: int,
+        context: int,
+        *,
+        coordinates: bool = False,
+        **settings: Any,
+    ) -> None:
         super().__init__()
-        self.levels, bands = levels, 2 ** (ndim * levels)
+        self.levels, bands, self.coordinates = levels, 2 ** (ndim * levels), coordinates
+        context += ndim if coordinates else 0
         self.inner = UNet(
             ndim, channels * bands, context=(2 * channels + context) * bands, fills=False, **settings
         )
@@ -73,6 +86,9 @@ class PackedNetwork(nn.Module):
         )
         if condition.channels is not None:
             beside.append(condition.channels.to(x))
+        if self.coordinates:
+            axes = [torch.linspace(-1.7, 1.7, n).to(x) for n in x.shape[2:]]  # of unit variance
+            beside.append(torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(x), -1, *x.shape[2:]))
         told = replace(condition, known=None, channels=haar_pack(torch.cat(beside, 1), self.levels))
         out = self.inner(haar_pack(x, self.levels), noise_level, told)
         return haar_unpack(out, x.shape[2:], self.levels)
@@ -98,6 +114,7 @@ class GridSettings:
 
     Args:
         widths, blocks, attention, dropout, checkpointing: of the `UNet`.
+        coordinates: tell the network where each position is.
         levels: Haar packing, how often each axis is halved.
         components, reach, floor: of the low-rank Gaussian centre. The floor is high, because a position that
             never varies in training may do so in use.
@@ -116,6 +133,7 @@ class GridSettings:
     attention: tuple[int, ...] = ()
     dropout: float = 0.0
     checkpointing: bool = False
+    coordinates: bool = False
     levels: int = 1
     components: int = 20
     reach: float = 0.8
@@ -221,7 +239,10 @@ class _Hiding:
             x = x * seen
         stays = self.pattern(keys, tuple(x.shape[1:])) & seen
         stays &= (keys.uniform((), "blank") >= self.blank).reshape(-1, *(1,) * (x.ndim - 1))
-        condition = drop_randomly(part.condition, self.drop, keys.uniform((), "drop"))
+        chance = keys.uniform((), "drop")
+        if part.condition.tokens is not None:  # text may also be given alone, or left away beside a class
+            chance = torch.minimum(chance[:, None], keys.uniform((3,), "drop each"))
+        condition = drop_randomly(part.condition, self.drop, chance)
         condition = _with_done(condition, done)
         fold = None if self.fold is None else self.fold[indices]
         known = Encoded(x * stays, stays)
@@ -247,6 +268,8 @@ class GridShape:
         token_width: length of a token.
         context: channels of the condition.
         done: numbers that tell what an augmentation did.
+        words, length: how many ids of words there are, and how many of them a text has at most, where tokens
+            are such ids (see `words`).
     """
 
     shape: tuple[int, ...]
@@ -255,6 +278,8 @@ class GridShape:
     token_width: int = 0
     context: int = 0
     done: int = 0
+    words: int = 0
+    length: int = 0
 
 
 @dataclass(frozen=True)
@@ -289,7 +314,7 @@ class GridModel:
         cls, settings: GridSettings, form: GridShape, centre: GaussianCentre | CrossFitted
     ) -> GridModel:
         """A new network around a centre: at once the exact denoiser of that Gaussian."""
-        network = PackedNetwork(
+        network: nn.Module = PackedNetwork(
             len(form.shape) - 1,
             form.shape[0],
             settings.levels,
@@ -297,8 +322,11 @@ class GridModel:
             classes=form.classes,
             covariates=form.covariates + form.done,
             token_width=form.token_width,
+            coordinates=settings.coordinates,
             **settings.network(),
         )
+        if form.words:
+            network = WordNetwork(network, WordEncoder(form.words, form.length, form.token_width))
         return cls(settings, form, CentredDenoiser(network, EDM(), centre))
 
     @classmethod
@@ -309,6 +337,7 @@ class GridModel:
         pattern: Pattern,
         *,
         classes: int = 0,
+        words: int = 0,
         augmentation: Augmentation | None = None,
         seed: int = 0,
         folder: Path | None = None,
@@ -323,6 +352,7 @@ class GridModel:
             settings: how.
             pattern: what is hidden in training, beside the examples in which nothing is observed.
             classes: how many labels there are.
+            words: how many ids there are, where the tokens are ids of words.
             augmentation: changes examples by key.
             seed: of the network's first weights and of the training.
             folder, resume, device, progress: as `shared.training.train`.
@@ -351,9 +381,11 @@ class GridModel:
             tuple(data.values.shape[1:]),
             classes,
             0 if told.covariates is None else told.covariates.shape[1],
-            0 if told.tokens is None else told.tokens.shape[2],
+            0 if told.tokens is None else WIDTH if words else told.tokens.shape[2],
             0 if told.channels is None else told.channels.shape[1],
             done,
+            words,
+            told.tokens.shape[1] if words and told.tokens is not None else 0,
         )
         with torch.random.fork_rng():
             torch.manual_seed(key_of(seed, "network") % 2**31)
@@ -402,6 +434,7 @@ class GridModel:
         condition: Condition = NOTHING,
         *,
         guidance: float = 1.0,
+        negative: Tensor | None = None,
         sampler: Sampler | None = None,
         start: Tensor | None = None,
         t_start: float = 1.0,
@@ -413,13 +446,14 @@ class GridModel:
             keys: B of them.
             condition: of the B samples; fields that are absent are unknown.
             guidance: scale of classifier-free guidance; 1 is none.
+            negative: (1, T, D) tokens to be led away from, in place of no tokens at all.
             sampler: `sampler()` by default.
             start, t_start: as for `Sampler`.
 
         Returns:
             (B, C, *S) in model space.
         """
-        denoiser = self._guided(guidance)
+        denoiser = self._guided(guidance, negative)
 
         def some(rows: Tensor) -> Tensor:
             begin = self.denoiser.centre.prior()[0] if start is None else start[rows].to(self.device)
@@ -436,9 +470,9 @@ class GridModel:
         start: Tensor,
         t_start: float = 1.0,
     ) -> Tensor:
-        """One batch. Noise begins around `start`, the centre's mean where there is nothing to vary: from zero,
-        what is left of the mean at the last noise level would be missing."""
-        told = self._told(condition, len(keys)).to(self.device)
+        """One batch. Noise begins around `start`, the centre's mean where there is nothing to vary: from
+        zero, what is left of the mean at the last noise level would be missing."""
+        told = self.told(condition, len(keys)).to(self.device)
         start = start.expand(len(keys), *self.form.shape)
         return (sampler or self.sampler())(
             denoiser, self.form.shape, keys, told, like=start[:0], start=start, t_start=t_start
@@ -495,7 +529,7 @@ class GridModel:
     def _means(self, denoiser: Denoiser, keys: Keys, condition: Condition) -> tuple[Tensor, Tensor]:
         """Conditional means by the network and by the centre. At the highest noise level a denoiser's answer
         does not depend on the noise: it is the mean. (The noise is that of one draw of the item, -1.)"""
-        told = self._told(condition, len(keys)).to(self.device)
+        told = self.told(condition, len(keys)).to(self.device)
         assert told.known is not None
         centre = self.denoiser.centre.posterior(told.known)[0]
         own = Keys(keys.seed, keys.items, torch.full_like(keys.draws, -1))
@@ -505,8 +539,14 @@ class GridModel:
         with torch.no_grad():
             return denoiser(alpha * centre + sigma * noise, t, told), centre
 
-    def _guided(self, scale: float) -> Denoiser:
-        return self.denoiser if scale == 1 else Guided(self.denoiser, scale, self._unconditional)
+    def _guided(self, scale: float, negative: Tensor | None = None) -> Denoiser:
+        def reference(condition: Condition) -> Condition:
+            dropped = self._unconditional(condition)
+            if negative is None or dropped.tokens is None:
+                return dropped
+            return replace(dropped, tokens=negative.to(dropped.tokens).expand_as(dropped.tokens))
+
+        return self.denoiser if scale == 1 else Guided(self.denoiser, scale, reference)
 
     def _unconditional(self, condition: Condition) -> Condition:
         """Without label, covariates and tokens, but still not augmented."""
@@ -520,7 +560,7 @@ class GridModel:
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
 
-    def _told(self, condition: Condition, count: int) -> Condition:
+    def told(self, condition: Condition, count: int) -> Condition:
         """With the marks of an example that was not augmented."""
         done = torch.zeros(count, self.form.done)
         if self.form.done and self.form.covariates and condition.covariates is None:

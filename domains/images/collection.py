@@ -20,6 +20,8 @@ from .pictures import PIXEL_LIMIT, SUFFIXES, Alpha, Glance, Picture, glance, rea
 from .sources import PREFIX, Part, numbered, read_arrays, read_torchvision
 
 Kind = Literal["classes", "metadata", "folder", "file", "arrays", "torchvision"]
+SHEET, PREVIEW, MANIFEST = "contact_sheet.png", "preview.png", "manifest.json"
+"""What this package writes beside pictures, and is none of them."""
 _LITTER = frozenset(["thumbs.db", "desktop.ini", "__macosx"])
 
 
@@ -132,6 +134,12 @@ class Collection:
             covariates=self.covariates[rows],
             captions=tuple(self.captions[k] for k in rows) if self.captions else (),
         )
+
+    def labels_among(self, class_names: Sequence[str]) -> np.ndarray:
+        """(n,) int64 positions of the pictures' classes in other names, -1 where unknown there."""
+        place = {name: k for k, name in enumerate(class_names)}
+        there = [place.get(name, -1) for name in self.class_names]
+        return np.array([there[k] if k >= 0 else -1 for k in self.labels.tolist()], np.int64)
 
     def split(self, held_out: float, seed: int = 0) -> tuple[Collection, Collection]:
         """(to train on, held out): round(held_out n) pictures are held out, chosen by their names and the
@@ -266,11 +274,12 @@ def _walk(path: Path) -> tuple[tuple[str, ...], list[str]]:
     over."""
     pictures: list[str] = []
     others: list[str] = []
+    ours = (path / MANIFEST).is_file()
     for folder, below, files in os.walk(path):
         below[:] = [name for name in below if not _is_litter(name)]
         for name in files:
             found = (Path(folder) / name).relative_to(path).as_posix()
-            if _is_litter(name) or found == NAME:
+            if _is_litter(name) or found == NAME or (found in (SHEET, PREVIEW, MANIFEST) and ours):
                 continue
             (pictures if Path(name).suffix.lower() in SUFFIXES else others).append(found)
     return tuple(sorted(pictures)), sorted(others)

@@ -1,10 +1,10 @@
-"""What a picture may be asked to be, besides its pixels: its class and real numbers, as the core takes
-them."""
+"""What a picture may be asked to be, besides its pixels: its class, real numbers and a caption, as the core
+takes them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Self
@@ -14,6 +14,7 @@ import torch
 
 from ...shared.data import Condition
 from ...shared.errors import Fault, InputError
+from .captions import Vocabulary, split
 from .collection import Collection
 
 CLASS_WORDS = ("class", "label")
@@ -23,12 +24,13 @@ UNKNOWN = frozenset(["", "unknown", "any"])
 
 @dataclass(frozen=True)
 class Conditions:
-    """Classes by name, covariates by name and scale.
+    """Classes by name, covariates by name and scale, the words of captions.
 
     Args:
         class_names: the classes; empty when the model knows none.
         covariate_names: K names.
         means, stds, lows, highs: K numbers each, of the known values in training.
+        vocabulary: of captions; None when there were none.
     """
 
     class_names: tuple[str, ...] = ()
@@ -37,24 +39,57 @@ class Conditions:
     stds: tuple[float, ...] = ()
     lows: tuple[float, ...] = ()
     highs: tuple[float, ...] = ()
+    vocabulary: Vocabulary | None = None
 
     @classmethod
     def fit(cls, collection: Collection) -> Self:
         """Learn names and scales from training data."""
         c = collection.covariates
+        words = Vocabulary.fit(collection.captions) if collection.captions else None
         if not c.shape[1]:
-            return cls(collection.class_names)
+            return cls(collection.class_names, vocabulary=words)
         stds = np.nanstd(c, 0)
         stds = np.where(stds > 0, stds, 1.0)
         columns = (np.nanmean(c, 0), stds, np.nanmin(c, 0), np.nanmax(c, 0))
-        return cls(collection.class_names, collection.covariate_names, *(tuple(v.tolist()) for v in columns))
+        scales = (tuple(v.tolist()) for v in columns)
+        return cls(collection.class_names, collection.covariate_names, *scales, vocabulary=words)
 
-    def encode(self, labels: np.ndarray, covariates: np.ndarray) -> Condition:
+    @property
+    def words(self) -> int:
+        """How many ids of words there are; 0 without captions."""
+        return len(self.vocabulary) if self.vocabulary is not None else 0
+
+    def of(self, collection: Collection) -> Condition:
+        """The condition of the pictures of a collection."""
+        captions = collection.captions or (None,) * len(collection)
+        return self.encode(collection.labels, collection.covariates, captions)
+
+    def known(self, collection: Collection) -> Condition:
+        """The same of other pictures, whose classes and numbers may be other ones; what the model does not
+        know is left away."""
+        labels = collection.labels_among(self.class_names)
+        there = {name: k for k, name in enumerate(collection.covariate_names)}
+        reals = np.full((len(collection), len(self.covariate_names)), np.nan)
+        for k, name in enumerate(self.covariate_names):
+            if name in there:
+                reals[:, k] = collection.covariates[:, there[name]]
+        return self.encode(labels, reals, collection.captions)
+
+    def names_of(self, condition: Condition, count: int) -> list[str]:
+        """The class of each of `count` pictures in words; "" where it is open."""
+        if condition.label is None:
+            return [""] * count
+        return [self.class_names[k] if k >= 0 else "" for k in condition.label.tolist()]
+
+    def encode(
+        self, labels: np.ndarray, covariates: np.ndarray, captions: Sequence[str | None] = ()
+    ) -> Condition:
         """The condition of B pictures.
 
         Args:
             labels: (B,) positions in `class_names`, -1 where unknown.
             covariates: (B, K) in their own units, NaN where unknown.
+            captions: B texts, None where unknown; none for all unknown.
         """
         reals = (
             (np.asarray(covariates, np.float64) - self.means) / self.stds if self.covariate_names else None
@@ -62,15 +97,17 @@ class Conditions:
         return Condition(
             label=torch.from_numpy(np.asarray(labels, np.int64).copy()) if self.class_names else None,
             covariates=None if reals is None else torch.from_numpy(reals).float(),
+            tokens=self.vocabulary.encode(captions or (None,) * len(labels)) if self.vocabulary else None,
         )
 
-    def parse(self, given: Mapping[str, str], count: int = 1) -> Condition:
-        """The condition that was typed, `count` times: {"class": "dress", "age": "30"}. What is not given is
-        unknown.
+    def parse(self, given: Mapping[str, str], count: int = 1, prompt: str | None = None) -> Condition:
+        """The condition that was typed, `count` times: {"class": "dress", "age": "30"}, and a prompt. What is
+        not given is unknown.
 
         Raises:
-            InputError: `condition-unknown`, `condition-class`, `condition-number`.
+            InputError: `condition-unknown`, `condition-class`, `condition-number`; as `prompted`.
         """
+        self.prompted(prompt)
         label, reals = -1, [math.nan] * len(self.covariate_names)
         for name, value in given.items():
             if name.lower() in CLASS_WORDS and self.class_names and name not in self.covariate_names:
@@ -79,7 +116,29 @@ class Conditions:
                 reals[self.covariate_names.index(name)] = _number(name, value)
             else:
                 raise self._unknown(name)
-        return self.encode(np.full(count, label), np.tile(np.array(reals), (count, 1)))
+        return self.encode(np.full(count, label), np.tile(np.array(reals), (count, 1)), (prompt,) * count)
+
+    def prompted(self, prompt: str | None) -> list[Fault]:
+        """Warnings for words that training has not seen.
+
+        Raises:
+            InputError: `prompt-unknown`: the model was trained without captions, or knows no word of it.
+        """
+        if not prompt:
+            return []
+        if self.vocabulary is None:
+            remedy = "train with a metadata.csv that has a column caption"
+            raise InputError("prompt-unknown", "the model was trained without captions", "--prompt", remedy)
+        unknown = self.vocabulary.unknown(prompt)
+        words = ", ".join(self.vocabulary.words[:20])
+        if len(unknown) == len(split(prompt)):
+            raise InputError(
+                "prompt-unknown", "the model knows no word of it", "--prompt", f"it knows {words}"
+            )
+        if not unknown:
+            return []
+        what = f"the model was not taught {', '.join(map(repr, unknown))}: what they do is a guess"
+        return [Fault("prompt-words", what, "--prompt", f"it knows {words}", "warning")]
 
     def label_of(self, text: str) -> int:
         """The position of a class: by its name, by its name in other letters, or by its number; -1 for
@@ -123,11 +182,15 @@ class Conditions:
 
     def state(self) -> dict[str, Any]:
         """Plain JSON."""
-        return {name: list(getattr(self, name)) for name in self.__dataclass_fields__}
+        names = [name for name in self.__dataclass_fields__ if name != "vocabulary"]
+        words = None if self.vocabulary is None else self.vocabulary.state()
+        return {name: list(getattr(self, name)) for name in names} | {"vocabulary": words}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        return cls(**{name: tuple(state[name]) for name in cls.__dataclass_fields__})
+        words = state.get("vocabulary")
+        held = {name: tuple(value) for name, value in state.items() if name != "vocabulary"}
+        return cls(**held, vocabulary=None if words is None else Vocabulary.from_state(words))
 
 
 def _number(name: str, text: str) -> float:

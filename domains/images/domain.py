@@ -5,26 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...shared.data import Encoded
 from ...shared.errors import Fault, InputError
-from ...shared.noise import Keys, key_of
-from .. import Planned, Progress, Request, Survey, Unit, Wish
+from ...shared.noise import Keys
+from .. import Comparison, Planned, Progress, Request, Survey, Unit, Wish
 from . import plans
 from .checking import check
-from .collection import Collection, collect, looks_like_pictures
+from .collection import SHEET, Collection, collect, looks_like_pictures
+from .comparing import compare
+from .filling import fill_pictures
+from .metadata import NAME as METADATA
+from .metadata import write_metadata
 from .model import FittedImages
 from .options import ImageOptions
-from .pictures import Picture
+from .pictures import read_picture
 from .sheets import Completion, before_after, contact_sheet
-from .space import Placed
-from .writing import Provenance, require_kept, write_png
+from .writing import Provenance, write_png
 
 UNTOLD = ImageOptions()
 PER_UNIT = 16
@@ -137,33 +139,7 @@ class ImageDomain:
         self, fitted: FittedImages, survey: Survey, unit: Unit[Collection], request: Request, folder: Path
     ) -> dict[str, Any]:
         """Fill the holes of some pictures; a damaged one is named in the counts, and the work goes on."""
-        pictures, failed, ready = unit.raw, [], []
-        for index, name in enumerate(pictures.names):
-            try:
-                picture, hidden = self.options.holes.of(pictures.read(index), name)
-                if hidden.any():
-                    ready.append((index, picture, hidden, _placed(fitted, picture, hidden)))
-            except InputError as error:
-                failed.append({"picture": name, "why": str(error.fault)})
-        counts: dict[str, Any] = {"pictures": len(pictures), "failed": failed, "filled": []}
-        if not ready:
-            return counts
-        rows = [index for index, *_ in ready]
-        known = Encoded(
-            torch.stack([placed.values for *_, placed in ready]),
-            torch.stack([placed.observed for *_, placed in ready]),
-        )
-        condition = fitted.space.conditions.encode(pictures.labels[rows], pictures.covariates[rows])
-        items = torch.tensor([key_of("picture", pictures.names[index]) for index in rows])
-        draws, mean = fitted.draw(known, condition, items, request.seed, request.draws)
-        for place, (index, picture, hidden, placed) in enumerate(ready):
-            every = np.stack([fitted.space.decode(draw[place], placed.frame) for draw in draws])
-            middle = fitted.space.decode(mean[place], placed.frame)
-            chosen = {"mean": middle, "sample": every[0]}.get(request.statistic)
-            chosen = _median(every) if chosen is None else chosen
-            one = _Filled(pictures.names[index], picture, hidden, chosen, every)
-            counts["filled"].append(one.write(folder, request))
-        return counts
+        return fill_pictures(fitted, unit.raw, self.options.holes, request, folder)
 
     def assemble(
         self,
@@ -208,7 +184,8 @@ class ImageDomain:
                 with np.load(file, allow_pickle=False) as held:
                     shown.append(Completion(held["original"], held["hidden"], held["draws"]))
         if shown:
-            before_after(shown, picture, heading="Filled in: estimates, not photographs")
+            about = Provenance("FILLED", 0, "sheet", model=fitted.sha256)
+            before_after(shown, picture, heading="Filled in: estimates, not photographs", about=about)
         else:
             contact_sheet([np.full((28, 28, 1), 255, np.uint8)], picture, heading="Nothing was filled in")
 
@@ -232,6 +209,27 @@ class ImageDomain:
             lines.append(f"{counted['failed']:,} pictures could not be filled: see failed.tsv")
         return lines
 
+    # ------------------------------------------------------------------------------------------- measure
+
+    def measure(
+        self,
+        real: Path,
+        synthetic: Path,
+        holdout: Path | None = None,
+        *,
+        seed: int,
+        fitted: FittedImages | None = None,
+        progress: Progress | None = None,
+    ) -> Comparison:
+        """Fidelity, utility and copies of synthetic pictures; see `comparing.compare`.
+
+        Raises:
+            InputError: no pictures there, too few of them, or a damaged one.
+        """
+        found = [None if path is None else collect(path) for path in (real, synthetic, holdout)]
+        assert found[0] is not None and found[1] is not None
+        return compare(found[0], found[1], found[2], seed=seed, progress=progress)
+
     # ------------------------------------------------------------------------------------------ generate
 
     def generate(
@@ -243,13 +241,42 @@ class ImageDomain:
         folder: Path,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
-        """Pictures first ... last - 1."""
+        """Pictures first ... last - 1; of `wish.like` variations of one picture, or what lies between two.
+
+        Raises:
+            InputError: words that the model does not know, a damaged picture, a strength that cannot be.
+        """
+        conditions = fitted.space.conditions
+        doubts = [*conditions.prompted(wish.prompt), *conditions.prompted(wish.negative)]
+        doubts += conditions.beyond(wish.condition)
+        if wish.negative and wish.guidance <= 1:
+            what = "a negative prompt does nothing without guidance"
+            raise InputError("negative", what, "--negative", "add --guidance 3, say")
+        like = [read_picture(Path(path)) for path in wish.like]
         keys = Keys.range(wish.seed, last - first, start=first)
-        made = fitted.generate(
-            keys, wish.condition, guidance=wish.guidance, steps=wish.steps, progress=progress
-        )
+        condition = fitted.condition(keys, wish.condition, wish.prompt, draw=not like)
+        if len(like) == 2:
+            places = (torch.arange(first, last) / max(wish.count - 1, 1)).float()
+            made = fitted.between(
+                (like[0], like[1]), places, keys, condition, steps=wish.steps, progress=progress
+            )
+        else:
+            made = fitted.generate(
+                keys,
+                condition,
+                guidance=wish.guidance,
+                negative=wish.negative,
+                steps=wish.steps,
+                like=like[0] if like else None,
+                strength=wish.strength,
+                progress=progress,
+            )
         np.save(folder / "pictures.npy", made, allow_pickle=False)
-        return {"first": first}
+        return {
+            "first": first,
+            "classes": conditions.names_of(condition, len(keys)),
+            "warnings": [asdict(fault) for fault in doubts],
+        }
 
     def publish(
         self,
@@ -259,68 +286,37 @@ class ImageDomain:
         out: Path,
         facts: Mapping[str, Any],
     ) -> list[str]:
-        """PNG files that say what they are, and a contact sheet of the first."""
+        """PNG files that say what they are, a table of what each was asked to be, and a contact sheet of the
+        first."""
         made: list[str] = []
-        shown: list[np.ndarray] = []
+        rows: list[dict[str, str]] = []
+        shown = [(read_picture(Path(path)).pixels, "given") for path in wish.like]
+        told = {
+            name: str(facts[name])
+            for name in ("prompt", "negative", "guidance", "like", "strength")
+            if facts.get(name)
+        }
         for part in parts:
-            first = json.loads((part / "counts.json").read_text())["first"]
-            for place, pixels in enumerate(np.load(part / "pictures.npy", allow_pickle=False), first):
+            counts = json.loads((part / "counts.json").read_text())
+            for place, pixels in enumerate(np.load(part / "pictures.npy", allow_pickle=False)):
+                label = counts["classes"][place]
+                item, condition = counts["first"] + place, dict(wish.condition)
+                condition |= {"class": label} if label else {}
                 about = Provenance(
-                    "SYNTHETIC", wish.seed, place, model=facts["model_sha256"], condition=wish.condition
+                    "SYNTHETIC", wish.seed, item, model=facts["model_sha256"], condition=condition, more=told
                 )
-                name = f"synthetic_{place:06d}.png"
+                name = f"synthetic_{item:06d}.png"
                 write_png(pixels, out / name, about)
                 made.append(name)
+                rows.append({"file_name": name, "label": label, "caption": wish.prompt or ""})
                 if len(shown) < MOST_SHOWN:
-                    shown.append(pixels)
-        contact_sheet(shown, out / "contact_sheet.png", heading="SYNTHETIC")
-        return [*made, "contact_sheet.png"]
-
-
-@dataclass(frozen=True, eq=False)
-class _Filled:
-    """One picture with its holes filled."""
-
-    name: str
-    picture: Picture
-    hidden: np.ndarray
-    pixels: np.ndarray
-    draws: np.ndarray
-
-    def write(self, folder: Path, request: Request) -> dict[str, Any]:
-        """The picture, its mask, its spread and some draws; give the counts."""
-        stem = Path(self.name).with_suffix("").as_posix().replace("/", "_")
-        require_kept(self.pixels, self.picture.pixels, self.hidden, self.name)
-        about = Provenance("FILLED", request.seed, stem)
-        write_png(self.pixels, folder / f"{stem}.png", about)
-        write_png(self.hidden[..., None].astype(np.uint8) * 255, folder / "masks" / f"{stem}.png")
-        spread = self.draws.astype(np.float64).std(0).mean(-1, keepdims=True)
-        top = np.iinfo(self.pixels.dtype).max
-        write_png((spread / top * 255).round().astype(np.uint8), folder / "spread" / f"{stem}.png")
-        for place, draw in enumerate(self.draws[: request.all_draws]):
-            write_png(draw, folder / f"draw_{place:03d}" / f"{stem}.png", about)
-        np.savez(
-            folder / f"{stem}.npz", original=self.picture.pixels, hidden=self.hidden, draws=self.draws[:5]
-        )
-        return {"picture": self.name, "pixels": int(self.hidden.sum())}
-
-
-def _placed(fitted: FittedImages, picture: Picture, hidden: np.ndarray) -> Placed:
-    placed = fitted.space.encode(picture, hidden)
-    if not placed.observed.any():
-        size = " x ".join(map(str, fitted.space.shape[1:]))
-        raise InputError(
-            "nothing-known",
-            f"at the model's {size} pixels nothing of the picture stays known",
-            picture.where,
-            "use a model of larger pictures, or make the picture smaller",
-        )
-    return placed
-
-
-def _median(draws: np.ndarray) -> np.ndarray:
-    """(D, H, W, C) whole numbers to one of them at each place."""
-    return np.asarray(np.sort(draws, 0)[len(draws) // 2])
+                    shown.append((pixels, label or str(item)))
+        write_metadata(rows, out / METADATA)
+        heading = " · ".join(["SYNTHETIC", *([repr(wish.prompt)] if wish.prompt else [])])
+        about = Provenance("SYNTHETIC", wish.seed, "sheet", model=facts["model_sha256"], more=told)
+        titles = [title for _, title in shown]
+        contact_sheet([tile for tile, _ in shown], out / SHEET, titles, heading=heading, about=about)
+        return [*made, METADATA, SHEET]
 
 
 def _collection(survey: Survey) -> Collection:

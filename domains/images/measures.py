@@ -6,9 +6,8 @@ since it depends on the features and on how many pictures there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +15,12 @@ from torch import Tensor
 
 from ...shared.measures import Copies, frechet_distance, kernel_distance, nearest, prdc
 from ...shared.noise import Keys
+from .. import Figure
 from .features import Extractor, inception, learn
 
 MOST = 5000
 """Pictures of each set that are compared."""
-NEIGHBOURS, CANDIDATES = 5, 20
+NEIGHBOURS, CANDIDATES, PLANTED = 5, 20, 50
 Progress = Callable[[str, float], None]
 
 
@@ -43,28 +43,18 @@ class Pictures:
         """Positions of at most `count` of them, chosen by the seed, in order."""
         return Keys.range(seed, len(self)).uniform((), "pictures to compare").argsort()[:count].sort().values
 
-    def some(self, count: int, seed: int) -> Pictures:
-        """Those of `rows`."""
-        rows = self.rows(count, seed)
+    def halves(self, seed: int) -> tuple[Pictures, Pictures]:
+        """One half and the other."""
+        first = torch.zeros(len(self), dtype=torch.bool)
+        first[self.rows(len(self) // 2, seed)] = True
+        return self._of(first), self._of(~first)
+
+    def _of(self, rows: Tensor) -> Pictures:
         return Pictures(self.pixels[rows], None if self.labels is None else self.labels[rows])
 
-
-@dataclass(frozen=True)
-class Measure:
-    """A number for synthetic pictures, and the same for held-out real ones.
-
-    Args:
-        name: of the measure.
-        synthetic, real: the numbers.
-        better: which way is better; "near" means near the real one.
-        about: what it says, in a sentence.
-    """
-
-    name: str
-    synthetic: float
-    real: float
-    better: Literal["lower", "higher", "near"]
-    about: str
+    def some(self, count: int, seed: int) -> Pictures:
+        """Those of `rows`."""
+        return self._of(self.rows(count, seed))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,38 +62,26 @@ class Report:
     """What was measured.
 
     Args:
-        measures: one by one.
+        figures: by part: fidelity, utility, privacy.
         notes: how it was measured, and what was left out.
         copies: in pixels: which synthetic pictures are nearest to which training pictures.
         compared: rows of the synthetic pictures that `copies` speaks of, in its order.
+        planted: share of planted copies that the same search found, by what was done to them.
     """
 
-    measures: tuple[Measure, ...]
+    figures: Mapping[str, tuple[Figure, ...]]
     notes: tuple[str, ...]
     copies: Copies
     compared: Tensor
+    planted: Mapping[str, float]
 
-    def __getitem__(self, name: str) -> Measure:
-        return next(measure for measure in self.measures if measure.name == name)
-
-    def state(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return {"measures": [asdict(measure) for measure in self.measures], "notes": list(self.notes)}
-
-    def tell(self) -> list[str]:
-        """A line for each measure, then the notes."""
-        width = max(len(measure.name) for measure in self.measures)
-        ways = {"lower": "lower is better", "higher": "higher is better", "near": "nearer to real is better"}
-        lines = [
-            f"{m.name:<{width}}  {m.synthetic:9.4g}  (real {m.real:.4g}; {ways[m.better]})"
-            for m in self.measures
-        ]
-        return [*lines, *self.notes]
+    def __getitem__(self, name: str) -> Figure:
+        return next(figure for part in self.figures.values() for figure in part if figure.name == name)
 
 
 def measure(
     train: Pictures,
-    held: Pictures,
+    held: Pictures | None,
     fake: Pictures,
     *,
     seed: int = 0,
@@ -115,7 +93,8 @@ def measure(
 
     Args:
         train: what the model was trained on.
-        held: real pictures that it was not trained on; some hundred at least.
+        held: real pictures that it was not trained on, some hundred at least; None compares one half of
+            `train` with the other, and looks for copies by how near training pictures are to each other.
         fake: synthetic pictures, with the classes that were asked for.
         seed: of the feature network and of which pictures are compared.
         steps: of training the feature network.
@@ -128,81 +107,131 @@ def measure(
     Raises:
         ValueError: when the sizes differ, or there are too few pictures.
     """
-    if len({s.pixels.shape[1:] for s in (train, held, fake)}) > 1:
+    sets = [train, fake] if held is None else [train, held, fake]
+    if len({s.pixels.shape[1:] for s in sets}) > 1:
         raise ValueError("all pictures must be of one size")
-    count = min(len(held), len(fake), most)
-    if count <= NEIGHBOURS or len(train) <= NEIGHBOURS:
+    learning, other = (train, held) if held is not None else train.halves(seed)
+    count = min(len(other), len(fake), most)
+    if count <= NEIGHBOURS or len(learning) <= NEIGHBOURS:
         raise ValueError(f"more than {NEIGHBOURS} pictures of each set are needed")
     tell = progress or (lambda what, done: None)
-    real, pair = train.some(most, seed), (fake.some(count, seed), held.some(count, seed))
+    real, pair = learning.some(most, seed), (fake.some(count, seed), other.some(count, seed))
     tell("training the feature network", 0.0)
-    network = learn(train.pixels, train.labels, seed=seed, steps=steps)
-    notes = [f"features: a small network that learnt {network.task} on the training pictures, seed {seed}"]
-    notes.append(
-        f"{count} synthetic and as many held-out pictures, each compared with {len(real)} of training"
-    )
+    network = learn(learning.pixels, learning.labels, seed=seed, steps=steps)
+    whose = "held-out" if held is not None else "other real"
+    notes = [f"features: a small network that learnt {network.task} on real pictures, seed {seed}"]
+    notes.append(f"{count} synthetic and as many {whose} pictures, each compared with {len(real)} real ones")
     tell("comparing features", 0.3)
-    found = _distances(network, real, *pair, "")
+    fidelity = _distances(network, real, *pair, "")
     extractor, why_not = inception()
     if extractor is not None:
-        found += _distances(extractor, real, *pair, "Inception ")
+        fidelity += _distances(extractor, real, *pair, "Inception ")
     else:
         notes.append(why_not)
     tell("looking for copies", 0.5)
-    copies, copied = _copied(network, train, *pair)
-    found += copied
-    if fake.labels is not None and network.task == "classes" and held.labels is not None:
+    copies, planted, privacy = _copied(network, train, pair[0], None if held is None else pair[1], seed)
+    utility: list[Figure] = []
+    if fake.labels is not None and network.task == "classes" and other.labels is not None:
         tell("training on synthetic pictures", 0.7)
-        found.append(_agreement(network.predict, *pair))
-        found.append(_utility(train, held, fake, seed, steps))
-    return Report(tuple(found), tuple(notes), copies, fake.rows(count, seed))
+        fidelity.append(_agreement(network.predict, *pair))
+        utility.append(_utility(learning, other, fake, seed, steps))
+    figures = {"fidelity": tuple(fidelity), "utility": tuple(utility), "privacy": tuple(privacy)}
+    return Report(figures, tuple(notes), copies, fake.rows(count, seed), planted)
 
 
 def _distances(
     extract: Extractor, train: Pictures, fake: Pictures, held: Pictures, name: str
-) -> list[Measure]:
+) -> list[Figure]:
     x, y, z = (extract(pictures.pixels) for pictures in (train, fake, held))
     near, real = prdc(x, y, NEIGHBOURS), prdc(x, z, NEIGHBOURS)
     frechet = frechet_distance(x, y), frechet_distance(x, z)
     kernel = kernel_distance(x, y), kernel_distance(x, z)
-    table: tuple[tuple[str, float, float, Literal["lower", "higher", "near"], str], ...] = (
-        ("Frechet distance", *frechet, "lower", "quality and variety"),
-        (
-            "kernel distance",
-            *kernel,
-            "lower",
-            "the same, 0 if they are equal",
-        ),
-        ("precision", near.precision, real.precision, "higher", "share that look real"),
-        ("recall", near.recall, real.recall, "higher", "share of the real variety that is there"),
-        ("density", near.density, real.density, "near", "how deep among real ones they lie"),
-        ("coverage", near.coverage, real.coverage, "higher", "share of real ones with one nearby"),
+    table: tuple[tuple[str, float, float, float | None, str], ...] = (
+        ("Frechet distance", *frechet, None, "Quality and variety together; lower is better."),
+        ("kernel distance", *kernel, 0.0, "The same by another formula; 0 when nothing tells them apart."),
+        ("precision", near.precision, real.precision, None, "Share that look like some real picture."),
+        ("recall", near.recall, real.recall, None, "Share of the real variety that is there."),
+        ("density", near.density, real.density, 1.0, "How deep among real pictures they lie."),
+        ("coverage", near.coverage, real.coverage, None, "Share of real pictures with one nearby."),
     )
-    return [Measure(name + row[0], *row[1:]) for row in table]
+    return [Figure(name + row[0], *row[1:]) for row in table]
 
 
 # --- copies -------------------------------------------------------------------------------------
 
 
 def _copied(
-    extract: Extractor, train: Pictures, fake: Pictures, held: Pictures
-) -> tuple[Copies, list[Measure]]:
-    """Nearest training pictures in pixels (over flips and shifts) and in features."""
-    near, reference = (nearest_picture(s.pixels, train.pixels) for s in (fake, held))
-    in_pixels = Copies.judged(*near, reference[0])
+    extract: Extractor, train: Pictures, fake: Pictures, held: Pictures | None, seed: int
+) -> tuple[Copies, dict[str, float], list[Figure]]:
+    """Nearest training pictures in pixels (over flips and shifts) and in features; and what the same search
+    in pixels finds of copies that were planted."""
+    near = nearest_picture(fake.pixels, train.pixels)
     known = extract(train.pixels)
-    near_features, reference_features = (nearest(extract(s.pixels), known) for s in (fake, held))
-    in_features = Copies.judged(*near_features, reference_features[0])
-    about = "share nearer to a training picture than all but 1 % of held-out ones are"
-    return in_pixels, [
-        Measure(
-            "copies in pixels", in_pixels.share, in_pixels.expected, "near", f"{about}, flipped or shifted"
-        ),
-        Measure("copies in features", in_features.share, in_features.expected, "near", about),
-    ]
+    near_features = nearest(extract(fake.pixels), known)
+    if held is not None:
+        usual, usual_features = (
+            nearest_picture(held.pixels, train.pixels)[0],
+            nearest(extract(held.pixels), known)[0],
+        )
+    else:
+        rows = train.rows(len(fake), seed)
+        usual = nearest_picture(train.pixels[rows], train.pixels, but=rows)[0]
+        usual_features = _nearest_other(known, rows)
+    in_pixels = Copies.judged(*near, usual)
+    in_features = Copies.judged(*near_features, usual_features)
+    planted = {}
+    for what, copy in _plants(train.some(PLANTED, seed).pixels, seed).items():
+        seen = nearest_picture(copy, train.pixels)[0] < in_pixels.threshold
+        seen |= nearest(extract(copy), known)[0] < in_features.threshold
+        planted[what] = float(seen.double().mean())
+    about = "Share nearer to a training picture than all but 1 % of real pictures are to others"
+    found = sum(planted.values()) / len(planted)
+    return (
+        in_pixels,
+        planted,
+        [
+            Figure(
+                "copies in pixels",
+                in_pixels.share,
+                in_pixels.expected,
+                None,
+                f"{about}, flipped or shifted too.",
+            ),
+            Figure(
+                "copies in features", in_features.share, in_features.expected, None, f"{about}, by features."
+            ),
+            Figure(
+                "planted copies found", found, None, 1.0, "What the search finds of copies that were planted."
+            ),
+        ],
+    )
 
 
-def nearest_picture(pixels: Tensor, among: Tensor, *, shift: int = 1) -> tuple[Tensor, Tensor]:
+def _plants(pixels: Tensor, seed: int) -> dict[str, Tensor]:
+    """Copies as a model makes them, by what was done to them."""
+    noise = Keys.range(seed, len(pixels)).normal(tuple(pixels.shape[1:]), "planted").float()
+    blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    return {
+        "noise": (pixels + 0.02 * noise).clamp(0, 1),
+        "mirrored and moved": pixels.flip(-1).roll(1, -1),
+        "blurred": 0.7 * pixels + 0.3 * blurred,
+        "brighter": (1.08 * pixels).clamp(0, 1),
+    }
+
+
+def _nearest_other(features: Tensor, rows: Tensor) -> Tensor:
+    """(r,) distance of some rows to the nearest other row."""
+    found = []
+    for part in rows.split(1024):
+        apart = torch.cdist(features[part].double(), features.double())
+        apart[torch.arange(len(part)), part] = torch.inf
+        found.append(apart.min(1).values)
+    return torch.cat(found)
+
+
+def nearest_picture(
+    pixels: Tensor, among: Tensor, *, shift: int = 1, but: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The nearest of `among` to each picture, which may be mirrored, and moved by up to `shift` pixels.
 
     Small versions of all, moved in every way, are compared first; the nearest few of those pixel by pixel.
@@ -211,17 +240,20 @@ def nearest_picture(pixels: Tensor, among: Tensor, *, shift: int = 1) -> tuple[T
         pixels: (n, C, H, W).
         among: (m, C, H, W).
         shift: along each axis.
+        but: (n,) a row of `among` that does not count, for each picture: itself.
 
     Returns:
         Root mean squared difference (n,) over what both show, and positions (n,).
     """
     small = _small(among)
-    candidates = min(CANDIDATES, len(among))
+    candidates = min(CANDIDATES, len(among) - (but is not None))
     distances, positions = [], []
-    for rows in pixels.split(256):
+    for start, rows in zip(range(0, len(pixels), 256), pixels.split(256), strict=True):
         apart = torch.full((len(rows), len(among)), torch.inf)
         for moved in _variants(rows, shift):
             torch.minimum(apart, torch.cdist(_small(moved), small), out=apart)
+        if but is not None:
+            apart[torch.arange(len(rows)), but[start : start + len(rows)]] = torch.inf
         chosen = apart.topk(candidates, largest=False).indices
         best = _apart(rows, among[chosen], shift).min(1)
         distances.append(best.values)
@@ -275,18 +307,16 @@ def _accuracy(predict: Callable[[Tensor], Tensor], pictures: Pictures) -> float:
     return float((predict(pictures.pixels[known]) == pictures.labels[known]).double().mean())
 
 
-def _agreement(predict: Callable[[Tensor], Tensor], fake: Pictures, held: Pictures) -> Measure:
-    about = "share whose class a classifier trained on real pictures sees as asked for"
-    return Measure("class agreement", _accuracy(predict, fake), _accuracy(predict, held), "higher", about)
+def _agreement(predict: Callable[[Tensor], Tensor], fake: Pictures, held: Pictures) -> Figure:
+    about = "Share whose class a classifier trained on real pictures sees as asked for."
+    return Figure("class agreement", _accuracy(predict, fake), _accuracy(predict, held), None, about)
 
 
-def _utility(train: Pictures, held: Pictures, fake: Pictures, seed: int, steps: int) -> Measure:
+def _utility(train: Pictures, held: Pictures, fake: Pictures, seed: int, steps: int) -> Figure:
     """Train on synthetic, test on real; beside the same with as many real pictures."""
     scores = []
     for pictures in (fake, train.some(len(fake), seed)):
         network = learn(pictures.pixels, pictures.labels, seed=seed, steps=steps)
         scores.append(_accuracy(network.predict, held))
-    about = (
-        "accuracy on held-out real pictures of a classifier trained on synthetic ones (real: on real ones)"
-    )
-    return Measure("trained on synthetic", scores[0], scores[1], "higher", about)
+    about = "Accuracy on other real pictures of a classifier that learnt from synthetic ones alone."
+    return Figure("trained on synthetic", scores[0], scores[1], None, about)

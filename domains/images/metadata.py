@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ...shared.errors import Fault, InputError
+from ...shared.files import replace_atomically
 
 NAME = "metadata.csv"
 FILE, CAPTION = "file_name", "caption"
@@ -98,6 +99,15 @@ def read_metadata(path: Path) -> Metadata:
     made = Metadata(path, dict(zip(header, cells, strict=True)), [line for line, _ in rows[1:]])
     _require_files(made)
     return made
+
+
+def write_metadata(rows: Sequence[Mapping[str, str]], path: Path) -> None:
+    """Write such a table: `file_name`, and those of `label` and `caption` that some row has."""
+    columns = [FILE, *(name for name in ("label", CAPTION) if any(row[name] for row in rows))]
+    with replace_atomically(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([row[name] for name in columns] for row in rows)
 
 
 def _require_files(metadata: Metadata) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,14 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...shared.artifacts import read_model_of, write_model
+from ...shared.artifacts import MANIFEST, read_model_of, write_model
 from ...shared.data import Condition, Encoded
 from ...shared.errors import Fault, InputError
 from ...shared.grids import GridData, GridModel, GridSettings, computes_bfloat16
 from ...shared.masking import Boxes, Cells, EveryKth, Half, Mixture, Pattern, Strokes
 from ...shared.noise import Keys
 from .collection import Collection
+from .pictures import Picture
 from .space import ImageSpace
+from .tasks import GivenNoise, slerp, start_time, to_noise
 
 Progress = Callable[[str, float], None]
 FORMAT = "ebbtide-images/1"
@@ -41,11 +44,13 @@ class FittedImages:
         space: of the pictures, and what they can be asked to be.
         model: the denoiser.
         about: JSON-able facts.
+        sha256: of the manifest of the folder that it was read from.
     """
 
     space: ImageSpace
     model: GridModel
     about: Mapping[str, Any]
+    sha256: str = ""
 
     @classmethod
     def fit(
@@ -88,13 +93,15 @@ class FittedImages:
         )
         pixels = space.pixels(pictures, lambda label, fraction: tell(label, 0.02 + 0.03 * fraction))
         parts = [space.standardised(space.scaled(some)).half() for some in pixels.split(1024)]
-        data = GridData(torch.cat(parts), None, space.conditions.encode(pictures.labels, pictures.covariates))
-        settings = settings or recommended(space.shape, len(pictures))
+        data = GridData(torch.cat(parts), None, space.conditions.of(pictures))
+        captions = space.conditions.vocabulary is not None
+        settings = settings or recommended(space.shape, len(pictures), captions=captions)
         model, trained = GridModel.fit(
             data,
             settings,
             pattern(),
             classes=len(space.conditions.class_names),
+            words=space.conditions.words,
             augmentation=mirrored if mirror else None,
             seed=seed,
             folder=folder,
@@ -115,23 +122,93 @@ class FittedImages:
 
     # ---------------------------------------------------------------------------------------- what it does
 
+    def condition(
+        self, keys: Keys, wish: Mapping[str, str], prompt: str | None = None, *, draw: bool = True
+    ) -> Condition:
+        """What B pictures are to be; a class that was not named is drawn, each as likely, if `draw` and there
+        is no prompt, which may say it.
+
+        Raises:
+            InputError: as `Conditions.parse`.
+        """
+        condition = self.space.conditions.parse(wish, len(keys), prompt)
+        if condition.label is None or prompt or not draw:
+            return condition
+        drawn = (keys.uniform((), "class") * len(self.space.conditions.class_names)).long()
+        return replace(condition, label=torch.where(condition.label < 0, drawn, condition.label))
+
     def generate(
         self,
         keys: Keys,
-        wish: Mapping[str, str],
+        condition: Condition,
         *,
         guidance: float = 1.0,
+        negative: str | None = None,
+        steps: int | None = None,
+        like: Picture | None = None,
+        strength: float = 1.0,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """(B, H, W, C) pictures.
+
+        Args:
+            keys: B of them.
+            condition: of the B pictures.
+            guidance: how strongly to follow it.
+            negative: words to be led away from; asks for a guidance above 1.
+            steps: of the sampler.
+            like, strength: a picture to vary, and how far (`tasks.start_time`).
+
+        Raises:
+            InputError: as `Conditions.prompted`; `strength`.
+        """
+        away = None
+        if negative:
+            self.space.conditions.prompted(negative)
+            away = self.space.conditions.parse({}, 1, negative).tokens
+        start, t_start = None, 1.0
+        if like is not None:
+            start = self.space.encode(like).values.expand(len(keys), *self.space.shape)
+            t_start = start_time(strength, self.model.denoiser.schedule)
+        made = self.model.generate(
+            keys,
+            condition,
+            guidance=guidance,
+            negative=away,
+            sampler=self.model.sampler(steps),
+            start=start,
+            t_start=t_start,
+            progress=progress,
+        )
+        return self.space.decode_generated(made)
+
+    def between(
+        self,
+        ends: tuple[Picture, Picture],
+        places: Tensor,
+        keys: Keys,
+        condition: Condition,
+        *,
         steps: int | None = None,
         progress: Progress | None = None,
     ) -> np.ndarray:
-        """(B, H, W, C) pictures of what was wished; a class that was not named is drawn, each as likely."""
-        condition = self.space.conditions.parse(wish, len(keys))
-        if condition.label is not None:
-            drawn = (keys.uniform((), "class") * len(self.space.conditions.class_names)).long()
-            label = torch.where(condition.label < 0, drawn, condition.label)
-            condition = Condition(label=label, covariates=condition.covariates)
-        sampler = self.model.sampler(steps)
-        made = self.model.generate(keys, condition, guidance=guidance, sampler=sampler, progress=progress)
+        """(B, H, W, C) pictures on the way from one to another: both are followed to the noise that they come
+        from, and what lies between on the sphere of likely noise is followed back.
+
+        Args:
+            ends: where the way begins and ends.
+            places: (B,) in 0 ... 1, on the way.
+            keys: B of them.
+            condition: of the B pictures.
+        """
+        model, known = self.model, torch.stack([self.space.encode(end).values for end in ends])
+        told = model.told(condition[torch.zeros(2, dtype=torch.int64)], 2).to(model.device)
+        noise = to_noise(model.denoiser, known.to(model.device), told, steps=2 * (steps or 20))
+        first, last = (end.expand(len(keys), *self.space.shape) for end in noise)
+        sampler = model.sampler(steps)
+        sampler.noise = GivenNoise(slerp(first, last, places.to(first)), keys.items)
+        start = torch.zeros(len(keys), *self.space.shape)
+        made = model.generate(keys, condition, sampler=sampler, start=start, progress=progress)
         return self.space.decode_generated(made)
 
     def draw(
@@ -155,7 +232,7 @@ class FittedImages:
 
     @property
     def can(self) -> tuple[str, ...]:
-        return ("generate", "impute")
+        return ("generate", "impute", "vary", *(["prompt"] if self.space.conditions.words else []))
 
     @property
     def warnings(self) -> list[Fault]:
@@ -179,6 +256,8 @@ class FittedImages:
             conditions.covariate_names, conditions.lows, conditions.highs, strict=True
         ):
             lines.append(f"condition   {name}: {low:g} to {high:g} in training")
+        if conditions.vocabulary is not None:
+            lines.append(f"condition   --prompt, of {', '.join(conditions.vocabulary.words[:20])}")
         return lines
 
     def save(self, folder: Path, *, overwrite: bool = False) -> None:
@@ -202,6 +281,7 @@ class FittedImages:
             ImageSpace.from_state(config["space"], space),
             GridModel.from_state(config["model"], weights),
             dict(config["about"]),
+            hashlib.sha256((Path(folder) / MANIFEST).read_bytes()).hexdigest(),
         )
 
 
@@ -217,10 +297,16 @@ def pattern() -> Pattern:
     return Mixture(patterns, (3, 2, 2, 1, 2))
 
 
-def recommended(shape: Sequence[int], pictures: int) -> GridSettings:
-    """Settings for pictures (C, H, W) and so many of them, that train in an hour or less on two cores."""
+def recommended(shape: Sequence[int], pictures: int, *, captions: bool = False) -> GridSettings:
+    """Settings for pictures (C, H, W) and so many of them, that train in an hour or less on two cores.
+
+    With captions the network is told where it is and trained more on high noise, where a picture's layout is
+    decided: without, squares of three colours on two sides, asked for by captions, had the colour that was
+    asked for after 260 steps, and the side by chance; with both, all had both.
+    """
     pixels = int(np.prod(shape[1:]))
     levels = 1 if pixels <= 64**2 else 2
+    told = {"coordinates": True, "density_mean": 0.6, "density_std": 1.6} if captions else {}
     return GridSettings(
         widths=(64, 128, 192),
         blocks=1,
@@ -234,4 +320,5 @@ def recommended(shape: Sequence[int], pictures: int) -> GridSettings:
         learning_rate=8e-4,
         precision="bf16" if computes_bfloat16() else "fp32",
         sampler_steps=18,
+        **told,
     )

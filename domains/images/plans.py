@@ -29,7 +29,8 @@ def decided(
     """
     tell = progress or (lambda stage, fraction: None)
     space = ImageSpace.fit(pictures, size=said.size, channels=said.channels, seed=seed, progress=tell)
-    settings = said.settings or recommended(space.shape, len(pictures))
+    captions = space.conditions.vocabulary is not None
+    settings = said.settings or recommended(space.shape, len(pictures), captions=captions)
     tell("a short probe", 0.7)
     estimate = probe(settings, GridShape(space.shape, len(space.conditions.class_names)))
     tell("a short probe", 1.0)

@@ -52,7 +52,21 @@ def contact_sheet(
     about: Provenance | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a PNG of all pictures in rows. Small ones are enlarged by a whole factor, their pixels kept
+    """Write `sheet_of` as a PNG.
+
+    Args:
+        path, about, overwrite: as for `write_png`; the rest as for `sheet_of`.
+
+    Raises:
+        InputError: `output-exists`, unless `overwrite`.
+    """
+    write_png(sheet_of(images, titles, columns, heading=heading), path, about, overwrite=overwrite)
+
+
+def sheet_of(
+    images: Sequence[np.ndarray], titles: Sequence[str] = (), columns: int | None = None, *, heading: str = ""
+) -> np.ndarray:
+    """All pictures in rows, (H, W, 3) uint8. Small ones are enlarged by a whole factor, their pixels kept
     square; opacity is laid on white, and 16 bits are shown as 8.
 
     Args:
@@ -60,10 +74,8 @@ def contact_sheet(
         titles: one under each picture, or none.
         columns: pictures in a row; by default about as many as rows.
         heading: a line above all.
-        about: what the file says of itself.
 
     Raises:
-        InputError: `output-exists`, unless `overwrite`.
         ValueError: when there is no picture, or the titles do not match.
     """
     if not images or (titles and len(titles) != len(images)):
@@ -73,7 +85,7 @@ def contact_sheet(
     tiles = [shown(image) for image in images]
     rows = [tiles[k : k + across] for k in range(0, len(tiles), across)]
     under = [list(titles[k : k + across]) for k in range(0, len(titles), across)]
-    write_png(_laid_out(rows, under, (), (), heading), path, about, overwrite=overwrite)
+    return _laid_out(rows, under, (), (), heading)
 
 
 def before_after(

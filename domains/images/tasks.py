@@ -240,10 +240,14 @@ class GivenNoise:
 
     Args:
         start: (B, C, *S).
+        items: (B,) whose noise it is, in rising order.
     """
 
     start: Tensor
+    items: Tensor
     others: NoiseSource = field(default_factory=White)
 
     def __call__(self, keys: Keys, x: Tensor, stream: str) -> Tensor:
-        return self.start.to(x) if stream == "start" else self.others(keys, x, stream)
+        if stream != "start":
+            return self.others(keys, x, stream)
+        return self.start[torch.searchsorted(self.items, keys.items).to(self.start.device)].to(x)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from ebbtide.domains.images.captions import CaptionedNetwork, CaptionEncoder, FrozenTextEncoder, Vocabulary
+from ebbtide.domains.images.captions import Vocabulary
 from ebbtide.shared.data import Condition
 from ebbtide.shared.denoisers import NetworkDenoiser
 from ebbtide.shared.embeddings import drop_randomly
-from ebbtide.shared.errors import InputError
 from ebbtide.shared.schedules import Cosine
 from ebbtide.shared.unet import UNet
+from ebbtide.shared.words import WordEncoder, WordNetwork
 
 CAPTIONS = ["a red dress", "a blue dress", "a red shirt, worn", None, "a blue shirt of Ada"]
 
@@ -38,7 +36,7 @@ def test_words_are_numbered_by_frequency_and_rare_ones_are_not_kept(words: Vocab
 
 def test_a_token_knows_of_the_others_and_not_of_what_is_missing(words: Vocabulary) -> None:
     torch.manual_seed(0)
-    encoder = CaptionEncoder(words, width=16, heads=2).eval()
+    encoder = WordEncoder(len(words), words.length, width=16, heads=2).eval()
     tokens = encoder(words.encode(["a red dress", "a blue dress", None]))
     assert tokens.shape == (3, 5, 16) and tokens[2].isnan().all() and tokens[:2, 3:].isnan().all()
     assert not torch.allclose(tokens[0, 2], tokens[1, 2])  # "dress" after another colour
@@ -49,9 +47,9 @@ def test_a_token_knows_of_the_others_and_not_of_what_is_missing(words: Vocabular
 
 def captioned(words: Vocabulary) -> NetworkDenoiser:
     torch.manual_seed(1)
-    encoder = CaptionEncoder(words, width=16, layers=1, heads=2)
+    encoder = WordEncoder(len(words), words.length, width=16, layers=1, heads=2)
     network = UNet(2, 1, (16, 24), blocks=1, attention=(1,), token_width=16)
-    return NetworkDenoiser(CaptionedNetwork(network, encoder), Cosine())
+    return NetworkDenoiser(WordNetwork(network, encoder), Cosine())
 
 
 def test_dropping_a_caption_is_the_same_as_having_none(words: Vocabulary) -> None:
@@ -74,7 +72,7 @@ def test_encoder_and_network_learn_together_what_a_caption_means(words: Vocabula
     clean = torch.tensor([1.0, -1.0, 1.0, -1.0]).reshape(4, 1, 1, 1).expand(4, 1, 4, 4)
     optimiser = torch.optim.Adam(denoiser.parameters(), 3e-3)
     generator = torch.Generator().manual_seed(0)
-    embedding = next(m for m in denoiser.modules() if isinstance(m, CaptionEncoder)).words.weight
+    embedding = next(m for m in denoiser.modules() if isinstance(m, WordEncoder)).words.weight
     before = embedding.detach().clone()
     for _ in range(60):
         noise = torch.randn(clean.shape, generator=generator)
@@ -90,60 +88,3 @@ def test_encoder_and_network_learn_together_what_a_caption_means(words: Vocabula
     with torch.no_grad():
         made: Tensor = denoiser.eval()(x, torch.tensor(1.0), asked)
     assert made[0].mean() > 0.5 and made[1].mean() < -0.5
-
-
-# --- frozen encoders ----------------------------------------------------------------------------
-
-
-def test_without_transformers_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"x")
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(InputError, match="text-extra"):
-        FrozenTextEncoder.load(tmp_path)
-
-
-def test_a_folder_without_an_encoder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no text encoder"):
-        FrozenTextEncoder.load(tmp_path)
-
-
-def test_captions_are_encoded_once_each() -> None:
-    seen: list[str] = []
-
-    def encode_batch(texts: list[str]) -> Tensor:
-        seen.extend(texts)
-        return torch.tensor([float(len(text)) for text in texts])[:, None, None].expand(-1, 4, 3)
-
-    encoder = FrozenTextEncoder(encode_batch, 3, 4, "")
-    tokens = encoder.encode(["ab", None, "c", "ab"], batch=1)
-    assert seen == ["ab", "c"] and tokens[:, 0, 0].nan_to_num(-1).tolist() == [2, -1, 1, 2]
-    assert tokens[1].isnan().all()
-
-
-@pytest.mark.parametrize("kind", ["clip", "t5"])
-def test_a_local_clip_or_t5_gives_tokens(tmp_path: Path, kind: str) -> None:
-    transformers = pytest.importorskip("transformers")
-    tokenizers = pytest.importorskip("tokenizers")
-    names = {"<pad>": 0, "<end>": 1, "a": 2, "red": 3, "dress": 4, "<unk>": 5}
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(names, "<unk>"))
-    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="<end>", unk_token="<unk>"
-    ).save_pretrained(tmp_path)
-    torch.manual_seed(0)
-    if kind == "clip":
-        config = transformers.CLIPTextConfig(
-            6, 16, 32, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=9, eos_token_id=1
-        )
-        transformers.CLIPTextModel(config).save_pretrained(tmp_path)
-    else:
-        config = transformers.T5Config(6, 16, 8, 32, 1, num_heads=2)
-        transformers.T5EncoderModel(config).save_pretrained(tmp_path)
-    encoder = FrozenTextEncoder.load(tmp_path, length=9)
-    tokens = encoder.encode(["a red dress", None, "a dress"])
-    assert tokens.shape == (3, 9, 16) and encoder.width == 16 and len(encoder.digest) == 64
-    assert (~tokens[:, :, 0].isnan()).sum(1).tolist() == [3, 0, 2]
-    known = tokens[~tokens.isnan().any(-1)]
-    torch.testing.assert_close(known.std(-1, correction=0), torch.ones(5), atol=1e-3, rtol=0)
-    assert FrozenTextEncoder.load(tmp_path, length=9).digest == encoder.digest

@@ -159,11 +159,11 @@ def test_noise_is_found_by_the_flows_closed_form_and_leads_back() -> None:
     alpha, sigma = schedule(ends)
     expected = denoiser.flow(alpha[0] * x_0, ends[0], ends[1]) / torch.hypot(alpha[1], sigma[1])
     torch.testing.assert_close(noise, expected, rtol=0, atol=5e-3)
-    back = Heun(60, noise=GivenNoise(noise))(denoiser, (1, 3, 3), Keys.range(0, 4), like=x_0)
+    back = Heun(60, noise=GivenNoise(noise, torch.arange(4)))(denoiser, (1, 3, 3), Keys.range(0, 4), like=x_0)
     assert (back - x_0).abs().max() < 5e-3
 
 
 def test_given_noise_is_for_the_start_alone() -> None:
-    source, x, keys = GivenNoise(torch.ones(2, 1, 3)), torch.zeros(2, 1, 3), Keys.range(0, 2)
+    source, x, keys = GivenNoise(torch.ones(2, 1, 3), torch.arange(2)), torch.zeros(2, 1, 3), Keys.range(0, 2)
     assert torch.equal(source(keys, x, "start"), torch.ones(2, 1, 3))
     assert not torch.equal(source(keys, x, "step 1"), source(keys, x, "step 2"))
