@@ -225,26 +225,15 @@ def measure(part: Part, made: dict[str, np.ndarray], name: str) -> dict[str, flo
     if coded.any():
         found["accuracy"] = 100 * float((made[f"{name}.codes"] == part.codes)[coded].mean())
     if f"{name}.draws" in made:
+        from ebbtide.domains.tabular.measures.imputed import crps, energy_score, inside
         from ebbtide.domains.tabular.model import interval
 
         draws = made[f"{name}.draws"]
         low, high = interval(draws)
-        inside = (part.numbers >= low - 1e-9) & (part.numbers <= high + 1e-9)
-        found["coverage"] = 100 * float(inside[at].mean())
+        found["coverage"] = 100 * float(inside(low, high, part.numbers)[at].mean())
         found["width"] = float((high - low)[at].mean())
-        truth, cells = part.numbers[at], np.sort(draws[:, at], 0)
-        m = len(cells)
-        # CRPS by the unbiased form: E|X - y| - E|X - X'| / 2, the second by order statistics.
-        order = (2 * np.arange(1, m + 1) - m - 1)[:, None]
-        found["crps"] = float((np.abs(cells - truth).mean(0) - (order * cells).sum(0) / (m * (m - 1))).mean())
-        rows = np.flatnonzero(at.any(1))[:2000]
-        missing = np.where(at[rows], 1.0, 0.0)
-        off = np.sqrt(((np.nan_to_num(draws[:, rows] - part.numbers[rows]) ** 2) * missing).sum(-1)).mean(0)
-        half = m // 2
-        between = np.sqrt(
-            (((draws[:half, rows] - draws[half : 2 * half, rows]) ** 2) * missing).sum(-1)
-        ).mean(0)
-        found["energy"] = float((off - between / 2).mean())
+        found["crps"] = float(crps(draws[:, at], part.numbers[at]).mean())
+        found["energy"] = energy_score(draws, part.numbers, at)
     return {key: round(value, 4) for key, value in found.items()}
 
 

@@ -1,7 +1,7 @@
 """`ebbtide augment DATA -o OUT`: the real data with synthetic data added, and whether that helps.
 
-The proof is a downstream model, cross-validated with and without: whatever is added to a fold is made by a model
-that was trained on the training rows of that fold alone.
+The proof is a downstream model, cross-validated with and without: whatever is added to a fold is made by a
+model that was trained on the training rows of that fold alone.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ class _Table:
         if len(self.frame) < downstream.FEWEST or fewest < self.asked.folds:
             raise InputError(
                 "too-few-rows",
-                f"{len(self.frame)} rows, {fewest} of the rarest class, prove nothing in {self.asked.folds} folds",
+                f"{len(self.frame)} rows, {fewest} of the rarest class, are too few for a proof",
                 str(self.data),
                 "pass --no-proof to do without",
             )
@@ -283,7 +283,7 @@ class _Table:
     def lines(self, made: Made, counts: Mapping[str, Any]) -> list[str]:
         """The same in plain words."""
         told = [
-            f"{counts['real']:,} real rows, {counts['synthetic']:,} synthetic ones added (column {MARK} is 1).",
+            f"{counts['real']:,} real rows, {counts['synthetic']:,} synthetic ones added ({MARK} = 1).",
             f"Of {made.drawn:,} that were made {made.copies:,} were near copies of real rows and "
             f"{made.implausible:,} implausible; these were dropped.",
             f"Column {self.target.place.name} is predicted ({self.chosen}).",
@@ -332,7 +332,9 @@ class _Table:
             "tool": f"ebbtide {tool_version()}",
         }
         mark = f"the column {MARK} (1: synthetic)"
-        output_cards.augmented(folder, origin, about, mark, (counts["real"], counts["synthetic"]), files)
+        output_cards.augmented(
+            folder, origin, about, mark, (counts["real"], counts["synthetic"]), files, MARK
+        )
 
 
 def require_able(fitted: FittedTable, asked: Asked, model: Path | str | None) -> None:
@@ -355,7 +357,7 @@ def maker_of(fitted: FittedTable, frame: pd.DataFrame, coded: Coded, target: Tar
 
 
 def write_table(path: Path, domain: TabularDomain, survey: Any, made: pd.DataFrame, columns: Any) -> None:
-    """The real rows as they were, a piece at a time, then the synthetic ones, and a column that tells which."""
+    """The real rows as they were, piece by piece, then the synthetic ones, with a column that tells which."""
     from ..domains.tabular.augmenting import marked_source
     from ..domains.tabular.writing import open_writer
 

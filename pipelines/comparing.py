@@ -53,7 +53,12 @@ def grids_report(
     return Report(facts, shown, internal, found.faults)
 
 
-WORDS = {"parts": PARTS, "questions": QUESTIONS}
+WORDS = {
+    "parts": PARTS,
+    "order": ("fidelity", "utility", "privacy"),
+    "questions": QUESTIONS,
+    "judged": "synthetic",
+}
 
 
 def about(
@@ -76,11 +81,13 @@ def about(
     return made
 
 
-def comparison_facts(found: Comparison, about: Mapping[str, Any]) -> dict[str, Any]:
+def comparison_facts(
+    found: Comparison, about: Mapping[str, Any], parts: Sequence[str] = PARTS
+) -> dict[str, Any]:
     """report.json: everything that may be shared, rounded."""
     levels = found.facts.get("levels", {})
     verdict = {}
-    for part in PARTS:
+    for part in parts:
         none = ("Not assessed", ["Nothing was measured."])
         title, words = found.verdict.get(part, none)
         level = levels.get(part, "look" if found.figures.get(part) else "none")
@@ -89,7 +96,7 @@ def comparison_facts(found: Comparison, about: Mapping[str, Any]) -> dict[str, A
         "about": dict(about),
         "reference": found.reference,
         "verdict": verdict,
-        "figures": {part: [figure_facts(f) for f in found.figures.get(part, ())] for part in PARTS},
+        "figures": {part: [figure_facts(f) for f in found.figures.get(part, ())] for part in parts},
         "measured": plain({key: value for key, value in found.facts.items() if key != "levels"}),
         "warnings": [str(fault) for fault in found.faults],
     }

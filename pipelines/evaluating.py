@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,8 +120,12 @@ def evaluate(
             "choose another folder",
         )
     tell = progress or (lambda stage, fraction: None)
-    if isinstance(domain, TabularDomain):
-        made = tables_report(real, synthetic, holdout, domain, target, rows, seed, tell)
+    from .judging import imputation_report, is_completed
+
+    if is_completed(synthetic):
+        made = imputation_report(real, synthetic, domain, seed)
+    elif isinstance(domain, TabularDomain):
+        made = tables_report(real, synthetic, holdout, domain, target, model, rows, seed, tell)
     else:
         from .comparing import grids_report
 
@@ -143,6 +147,7 @@ def tables_report(
     holdout: Path | None,
     domain: TabularDomain,
     target: str | None,
+    model: Path | str | None,
     rows: int,
     seed: int,
     tell: Progress,
@@ -159,7 +164,8 @@ def tables_report(
             str(real),
             "name one of its columns",
         )
-    found = assess(pair, target=target, seed=seed, progress=tell)
+    losses = None if model is None else losses_of(Path(model), tables, domain)
+    found = assess(pair, target=target, losses=losses, seed=seed, progress=tell)
     facts = {"about": about(tables, pair, rows, seed), **facts_of(found)}
     at = [[int(row) for row in tables[role].frame.index] for role in ("synthetic", "real")]
     pictures = {"distributions": distributions(pair)}
@@ -169,6 +175,34 @@ def tables_report(
     share = page(facts, {**pictures, "embedding": embedding(pair, seed, shown=True)})
     dots = {**pictures, "embedding": embedding(pair, seed, shown=False)}
     return Report(facts, share, page(facts, dots, nearest_pairs(found, *at)), pair.warnings)
+
+
+def losses_of(
+    model: Path, tables: Mapping[str, Read], domain: TabularDomain
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """How surprised a model is by the real and by the held-out rows; None without held-out rows.
+
+    Raises:
+        InputError: a model that does not generate, or that was trained on other columns.
+    """
+    from ..domains.tabular.measures.whitebox import row_losses
+
+    fitted = domain.load(model)
+    if fitted.generator is None:
+        what = "this model fills in, and made no rows"
+        raise InputError("cannot-attack", what, str(model), "name the model that made SYNTHETIC")
+    if "holdout" not in tables:
+        return None
+    names = [column.label for column in fitted.codec.columns_]
+    found = []
+    for role in ("real", "holdout"):
+        frame = tables[role].frame
+        lacking = [str(name) for name in names if name not in frame.columns]
+        if lacking:
+            what = f"it lacks {', '.join(map(repr, lacking[:5]))}, which the model was trained on"
+            raise InputError("columns-differ", what, str(tables[role].path), "give the table of the training")
+        found.append(row_losses(fitted.generator, fitted.codec.encode(frame[names])))
+    return found[0], found[1]
 
 
 def require_tables(domain: Domain[Any, Any], path: Path | str) -> TabularDomain:

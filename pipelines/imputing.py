@@ -19,6 +19,7 @@ from ..shared.errors import Fault, InputError
 from ..shared.files import locked, refuse_existing, remove
 from . import output_cards
 from .frames import Imputation, impute
+from .generating import named
 from .manifest import NAME, manifest, model_sha256, sha256_of, write_json
 from .work import Work
 
@@ -261,7 +262,7 @@ def _finish(
 
     job.work.finish(build)
     files = (*made, NAME, *(["model"] if trained else []))
-    lines = [*job.domain.tell(summary), f"Wrote {', '.join(files)} in {job.out}"]
+    lines = [*job.domain.tell(summary), f"Wrote {named(files)} in {job.out}"]
     return Imputed(job.out, files, summary, tuple(lines), warnings, resumed)
 
 

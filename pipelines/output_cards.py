@@ -189,17 +189,22 @@ def augmented(
     mark: str,
     counts: tuple[int, int],
     files: Sequence[str],
+    column: str = "",
 ) -> list[str]:
     """Card, README and Croissant file of real data with synthetic data added.
 
     Args:
         synthesis: as for `synthetic`.
         mark: how synthetic items are told from real ones.
+        column: of a table, the column that tells it.
         counts: of real and of synthetic items.
     """
     told, things = origin.card, origin.domain.things
+    common = _common(folder, origin, "augmented", files)
+    if column:
+        common["columns"][column] = {"kind": "boolean", "missing": 0, "description": "1: synthetic, 0: real"}
     made = {
-        **_common(folder, origin, "augmented", files),
+        **common,
         "title": f"{told.get('title', origin.data)}, augmented",
         "description": f"The {counts[0]:,} {things} of {origin.named} and {counts[1]:,} synthetic ones, told "
         f"apart by {mark}. {told.get('description', '')}".strip(),

@@ -107,6 +107,7 @@ def privacy_facts(found: Privacy) -> dict[str, Any]:
         "attacks": found.n_attacks,
         "tests": len(found.adjusted),
         "leaks": found.leaks,
+        "white_box": found.white_box,
         "copies": {
             **{
                 name: rate_facts(getattr(copies, name))

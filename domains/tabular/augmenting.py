@@ -1,8 +1,7 @@
 """More rows for a training set: drawn anew or from real rows, without near copies and the implausible.
 
 A way of making rows is a `Maker`. `Drawn` asks a model for rows of a class; `Varied` takes real rows of it,
-hides a part of their cells at random and draws these given the rest: the larger the part, the further from the
-row.
+hides a part of their cells at random and draws these given the rest: the larger the part, the further away.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ebbtide.pipelines.estimator import TabularImputer as TabularImputer
     from ebbtide.pipelines.frames import Imputation as Imputation
     from ebbtide.pipelines.frames import impute as impute
+    from ebbtide.pipelines.oversampling import Augment as Augment
+    from ebbtide.pipelines.oversampling import Oversampler as Oversampler
     from ebbtide.pipelines.pooling import Pooled as Pooled
     from ebbtide.pipelines.pooling import pool as pool
     from ebbtide.pipelines.python import generate as generate
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Augment": "ebbtide.pipelines.oversampling",
     "Imputation": "ebbtide.pipelines.frames",
+    "Oversampler": "ebbtide.pipelines.oversampling",
     "Pooled": "ebbtide.pipelines.pooling",
     "TabularImputer": "ebbtide.pipelines.estimator",
     "generate": "ebbtide.pipelines.python",
@@ -34,7 +38,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "Augment",
     "Imputation",
+    "Oversampler",
     "Pooled",
     "TabularImputer",
     "__version__",

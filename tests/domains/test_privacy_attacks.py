@@ -250,3 +250,19 @@ def test_the_smallest_area_is_seen_four_times_in_five() -> None:
 
 def test_links_need_an_entry_in_common() -> None:
     assert in_common(np.array([[1, 2], [3, 4]]), np.array([[5, 1], [6, 7]])).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize("sort", ["exact", "jittered"])
+def test_planted_copies_are_found_whatever_their_share(share: float, sort: str) -> None:
+    """The positive control of the report: at least 95 % of what was planted is flagged."""
+    real, held, made = people(REAL, 100), people(HELD, 200), people(REAL, 300)
+    clean = find_copies(encode_pair(real, made, held), 0).near_training.successes
+    count = round(share * REAL)
+    copied = real.iloc[:count].copy()
+    if sort == "jittered":
+        noise = np.random.default_rng(4).standard_normal((count, 5))
+        copied[[f"x{j}" for j in range(5)]] += (0.01 * 10 * noise).round(3)
+    found = find_copies(encode_pair(real, pd.concat([made.iloc[count:], copied]), held), 0)
+    assert found.near_training.successes >= 0.95 * count
+    assert clean <= 0.01 * REAL and found.holdout_flagged.share < 0.01

@@ -19,6 +19,7 @@ from .manifold import AlphaBeta, alpha_beta
 from .membership import EVERYBODY, GROUPS, Membership, infer_membership
 from .pair import Pair, some, take
 from .spaces import Space
+from .whitebox import CODE, attack_by_loss
 
 Progress = Callable[[str, float], None]
 NEIGHBOUR_ROWS, JUDGED_ROWS = 5000, 10_000
@@ -97,6 +98,11 @@ class Privacy:
         return [test[0] for test, p in zip(self.tests(), self.adjusted, strict=True) if p < ALPHA]
 
     @property
+    def white_box(self) -> bool:
+        """Whether the model itself was attacked."""
+        return any(m.code == CODE for m in self.membership)
+
+    @property
     def n_attacks(self) -> int:
         """How many different attacks: not counting groups and columns."""
         return 1 + len({m.code for m in self.membership}) + len({a.code for a in self.attacks})
@@ -126,13 +132,23 @@ class Assessment:
     rows: Mapping[str, int] = field(default_factory=dict)
 
 
+Losses = tuple[np.ndarray, np.ndarray]
+"""Of the real rows, and of the held-out ones, by the model that made the synthetic table."""
+
+
 def assess(
-    pair: Pair, *, target: str | None = None, seed: int = 0, progress: Progress | None = None
+    pair: Pair,
+    *,
+    target: str | None = None,
+    losses: Losses | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Assessment:
     """Measure fidelity, utility and, where there are held-out people, privacy. Same seed, same answer.
 
     Args:
         target: the column to predict; guessed when None.
+        losses: for the attack of somebody who has the model; None when the model is not at hand.
     """
     tell = progress or (lambda stage, fraction: None)
     tell("fidelity", 0.0)
@@ -150,7 +166,11 @@ def assess(
         tell("utility", 0.4 + 0.3 * at / len(targets))
         useful.append(usefulness(pair, name, JUDGED_ROWS, seed))
     why_not = not_assessable(pair)
-    found = None if why_not else assess_privacy(pair, seed, lambda part: tell("privacy", 0.7 + 0.3 * part))
+    found = (
+        None
+        if why_not
+        else assess_privacy(pair, seed, lambda part: tell("privacy", 0.7 + 0.3 * part), losses)
+    )
     tell("privacy", 1.0)
     return Assessment(
         synthetic,
@@ -206,12 +226,19 @@ def not_assessable(pair: Pair) -> str:
     return ""
 
 
-def assess_privacy(pair: Pair, seed: int, tell: Callable[[float], None]) -> Privacy:
+def assess_privacy(
+    pair: Pair, seed: int, tell: Callable[[float], None], losses: Losses | None = None
+) -> Privacy:
     """Every attack; then all p-values together, by Holm's method."""
-    main, slices = 2 * MAIN_TESTS, 2 * (1 + GROUPS * bool(pair.categories) + len(secrets(pair)))
+    main, slices = (
+        2 * (MAIN_TESTS + (losses is not None)),
+        2 * (1 + GROUPS * bool(pair.categories) + len(secrets(pair))),
+    )
     copies = find_copies(pair, seed, main)
     tell(0.3)
     membership = infer_membership(pair, seed, main, slices)
+    if losses is not None:
+        membership.append(attack_by_loss(*losses, seed, main))
     tell(0.5)
     attacks = [*infer_attributes(pair, seed, slices), link(pair, seed, main), single_out(pair, seed, main)]
     tell(0.9)

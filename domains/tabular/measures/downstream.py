@@ -63,9 +63,9 @@ Way = Callable[[Fold], Coded]
 
 
 def smote(fold: Fold) -> Coded:
-    """SMOTE for numbers, SMOTE-NC where there are categories: a row of the class, moved toward one of its five
-    nearest of that class; a category is the commonest among these. Of a number as target, rows of any kind are
-    taken and the target moves along."""
+    """SMOTE for numbers, SMOTE-NC where there are categories: a row of the class, moved toward one of its
+    five nearest of that class; a category is the commonest among these. Of a number as target, rows of any
+    kind are taken and the target moves along."""
     rng = np.random.default_rng([fold.seed, 81])
     if fold.target.is_number:
         return _interpolated(fold, np.arange(len(fold.coded)), int(fold.counts[0]), rng)
