@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from ebbtide.domains.images.augmenting import Augmentation
+from ebbtide.domains.images.augmenting import PictureAugmentation
 from ebbtide.domains.images.collection import collect
 from ebbtide.domains.images.conditions import Conditions
 from ebbtide.domains.images.framing import around, middle
@@ -225,26 +225,29 @@ def test_conditions_are_learnt_from_what_is_known(tmp_path: Path, noise: Noise) 
 # --- augmentation -------------------------------------------------------------------------------
 
 
-def test_augmentation_depends_on_keys_alone() -> None:
-    pixels = torch.rand(6, 3, 9, 11, generator=torch.Generator().manual_seed(0))
-    change, keys = Augmentation(True, 0.25, 0.3), Keys.range(5, 6)
-    made = change(pixels, keys)
-    order = torch.tensor([4, 0, 5])
-    assert torch.equal(change(pixels[order], keys[order]), made[order])
-    assert not torch.equal(made, change(pixels, Keys.range(6, 6)))
-    assert made.min() >= 0 and made.max() <= 1 and (made - pixels).abs().amax((1, 2, 3)).min() > 0.01
-    assert Augmentation.from_state(change.state()) == change
+def test_augmentation_depends_on_keys_alone_and_tells_what_it_did() -> None:
+    space = ImageSpace((3, 9, 12), torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.25]))
+    changes = PictureAugmentation((0.4, 0.5, 0.6), (0.2, 0.3, 0.25), mirror=0.5, move=0.3, tone=0.3)
+    pixels = torch.rand(40, 3, 9, 12, generator=torch.Generator().manual_seed(0))
+    keys, both = Keys.range(3, 40), torch.cat([space.standardised(pixels), torch.ones(40, 3, 9, 12)], 1)
+    made, done = changes(keys, both)
+    assert done.shape == (40, 3) and (done.mean(0) > 0.1).all() and set(done.unique().tolist()) == {0, 1}
+    rows = torch.tensor([31, 7])
+    again, marks = changes(keys[rows], both[rows])
+    torch.testing.assert_close(again, made[rows])
+    assert torch.equal(marks, done[rows])
+    untouched, only = done.sum(1) == 0, (done[:, 0] == 1) & (done.sum(1) == 1)
+    assert untouched.any() and torch.equal(made[untouched], both[untouched])
+    assert only.any() and torch.equal(made[only], both[only].flip(-1))
+    torch.testing.assert_close(made[:, 3:], both[:, 3:])  # all stays observed
+    shown = made[:, :3] * space.std[:, None, None] + space.mean[:, None, None]
+    assert shown.min() > -1e-4 and shown.max() < 1 + 1e-4
 
 
-def test_half_are_mirrored_and_shifts_reach_every_place() -> None:
-    ramp = torch.arange(12.0).expand(400, 1, 4, 12) / 12
-    mirrored = (Augmentation()(ramp, Keys.range(0, 400))[:, 0, 0, 0] > 0.5).float().mean()
-    assert abs(mirrored - 0.5) < 4.5 * 0.025
-    shift = Augmentation(flip=False, crop=0.25)
-    across = shift(ramp, Keys.range(0, 400))[:, 0, 0, 5] * 12
-    down = shift(ramp.mT, Keys.range(0, 400))[:, 0, 5, 0] * 12
-    for shifted in (across, down):
-        assert sorted(set(shifted.round().tolist())) == [2, 3, 4, 5, 6, 7, 8]
-    opacity = torch.rand(5, 4, 6, 6, generator=torch.Generator().manual_seed(1))
-    changed = Augmentation(False, 0.0, 0.5)(opacity, Keys.range(0, 5))
-    assert torch.equal(changed[:, 3], opacity[:, 3]) and not torch.equal(changed[:, :3], opacity[:, :3])
+def test_opacity_keeps_its_values_when_the_light_changes() -> None:
+    changes = PictureAugmentation((0.0,) * 4, (1.0,) * 4, tone=1.0)
+    x = torch.rand(5, 8, 6, 6, generator=torch.Generator().manual_seed(0))
+    made, _ = changes(Keys.range(0, 5), x)
+    assert torch.equal(made[:, 3:], x[:, 3:]) and (made[:, :3] - x[:, :3]).abs().mean() > 0.02
+    grey, _ = PictureAugmentation((0.0,), (1.0,), tone=1.0)(Keys.range(0, 5), x[:, :2])
+    assert torch.equal(grey[:, 1:], x[:, 1:2]) and not torch.equal(grey[:, :1], x[:, :1])
