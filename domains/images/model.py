@@ -132,7 +132,7 @@ class FittedImages:
         Raises:
             InputError: as `Conditions.parse`.
         """
-        condition = self.space.conditions.parse(wish, len(keys), prompt)
+        condition = self.space.conditions.parse(wish, keys, prompt)
         if condition.label is None or prompt or not draw:
             return condition
         drawn = (keys.uniform((), "class") * len(self.space.conditions.class_names)).long()
@@ -165,8 +165,7 @@ class FittedImages:
         """
         away = None
         if negative:
-            self.space.conditions.prompted(negative)
-            away = self.space.conditions.parse({}, 1, negative).tokens
+            away = self.space.conditions.parse({}, keys[torch.zeros(1, dtype=torch.int64)], negative).tokens
         start, t_start = None, 1.0
         if like is not None:
             start = self.space.encode(like).values.expand(len(keys), *self.space.shape)
@@ -253,10 +252,9 @@ class FittedImages:
         conditions = self.space.conditions
         if conditions.class_names:
             lines.append(f"condition   class: {', '.join(conditions.class_names[:20])}")
-        for name, low, high in zip(
-            conditions.covariate_names, conditions.lows, conditions.highs, strict=True
-        ):
-            lines.append(f"condition   {name}: {low:g} to {high:g} in training")
+        for column in conditions.facts.columns:
+            low, high = column.quantiles[0], column.quantiles[-1]
+            lines.append(f"condition   {column.name}: {low:g} to {high:g} in training")
         if conditions.vocabulary is not None:
             lines.append(f"condition   --prompt, of {', '.join(conditions.vocabulary.words[:20])}")
         return lines

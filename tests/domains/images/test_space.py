@@ -20,6 +20,7 @@ from ebbtide.domains.images.conditions import Conditions
 from ebbtide.domains.images.framing import around, middle
 from ebbtide.domains.images.pictures import MODES, Picture
 from ebbtide.domains.images.space import ImageSpace
+from ebbtide.shared.covariates import Covariate, Covariates
 from ebbtide.shared.errors import InputError
 from ebbtide.shared.noise import Keys
 
@@ -171,22 +172,26 @@ def test_a_mask_of_another_size_is_refused(noise: Noise) -> None:
 
 @pytest.fixture
 def asked() -> Conditions:
-    return Conditions(
-        ("T-shirt", "dress", "7"), ("age", "dose"), (40.0, 2.0), (10.0, 0.5), (20.0, 1.0), (60.0, 3.0)
-    )
+    age = Covariate("age", 40.0, 10.0, quantiles=(20.0, 40.0, 60.0))
+    dose = Covariate("dose", 2.0, 0.5, quantiles=(1.0, 3.0))
+    return Conditions(("T-shirt", "dress", "7"), Covariates((age, dose)))
 
 
 def test_what_is_typed_becomes_a_condition(asked: Conditions) -> None:
-    told = asked.parse({"class": "dress", "age": "30"}, 3)
+    told = asked.parse({"class": "dress", "age": "30"}, Keys.range(0, 3))
     assert told.label is not None and told.label.tolist() == [1, 1, 1]
     assert told.covariates is not None and told.covariates[:, 0].tolist() == [-1, -1, -1]
     assert told.covariates[:, 1].isnan().all() and told.covariates.dtype == torch.float32
-    nothing = asked.parse({})
+    ranged = asked.parse({"age": "30..50", "dose": "any"}, Keys.range(0, 50)).covariates
+    assert ranged is not None and ranged[:, 1].isnan().all()
+    assert ranged[:, 0].min() < -0.8 and ranged[:, 0].max() > 0.8 and ranged[:, 0].abs().max() <= 1
+    nothing = asked.parse({}, Keys.range(0, 1))
     assert nothing.label is not None and nothing.label.tolist() == [-1]
     assert [asked.label_of(t) for t in ("DRESS", " dress", "7", "0", "any")] == [1, 1, 2, 0, -1]
-    assert asked.beyond({"age": "80"})[0].code == "condition-beyond" and asked.beyond({"age": "60"}) == []
+    assert asked.beyond({"age": "80"})[0].code == "condition-beyond" and asked.beyond({"age": "40..60"}) == []
+    assert len(asked.beyond({"age": "50..70", "dose": "0"})) == 2
     assert Conditions.from_state(json.loads(json.dumps(asked.state()))) == asked
-    assert Conditions().parse({}).label is None
+    assert Conditions().parse({}, Keys.range(0, 1)).label is None
 
 
 @pytest.mark.parametrize(
@@ -196,15 +201,15 @@ def test_what_is_typed_becomes_a_condition(asked: Conditions) -> None:
         ({"class": "9"}, "there are: T-shirt, dress, 7"),
         ({"agee": "3"}, "did you mean 'age'"),
         ({"sex": "f"}, "there are: class, age, dose"),
-        ({"age": "old"}, "not a number"),
-        ({"age": "inf"}, "not a number"),
+        ({"age": "old"}, "age is a number"),
+        ({"age": "inf"}, "age is a number"),
     ],
 )
 def test_a_slip_is_one_line_that_says_what_there_is(
     asked: Conditions, given: dict[str, str], said: str
 ) -> None:
     with pytest.raises(InputError, match=said) as caught:
-        asked.parse(given)
+        asked.parse(given, Keys.range(0, 1))
     assert "\n" not in str(caught.value)
 
 
@@ -216,8 +221,8 @@ def test_conditions_are_learnt_from_what_is_known(tmp_path: Path, noise: Noise) 
     (tmp_path / "metadata.csv").write_text("\n".join(rows))
     found = collect(tmp_path)
     told = Conditions.fit(found)
-    assert told.means == (20.0, 5.0) and told.lows == (10.0, 5.0)
-    encoded = told.encode(found.labels, found.covariates).covariates
+    assert [(c.mean, c.quantiles[0]) for c in told.facts.columns] == [(20.0, 10.0), (5.0, 5.0)]
+    encoded = told.of(found).covariates
     assert encoded is not None and encoded[0, 0] == pytest.approx(-np.sqrt(1.5)) and encoded[1, 0].isnan()
     assert (encoded[:, 1] == 0).all()
 
