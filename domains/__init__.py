@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from ..shared.errors import Fault
 
@@ -78,6 +78,9 @@ class Wish:
         condition: name -> words, "70", "60..80" or "F"; what is not named is left to the model.
         guidance: how strongly to follow the condition; 1 is as trained.
         steps: denoising steps; None is the model's own.
+        constraints: tables: what holds in every row ("start<=end").
+        complete: tables: without missing cells.
+        format: tables: suffix of the file to write; empty chooses by the number of rows.
         prompt, negative: text to follow and to be led away from, by models that `can` "prompt".
         like: files: one to be varied, or two to pass between, by models that `can` "vary".
         strength: in (0, 1], how far from `like`.
@@ -88,6 +91,9 @@ class Wish:
     condition: Mapping[str, str] = field(default_factory=dict)
     guidance: float = 1.0
     steps: int | None = None
+    constraints: tuple[str, ...] = ()
+    complete: bool = False
+    format: str = ""
     prompt: str | None = None
     negative: str | None = None
     like: tuple[str, ...] = ()
@@ -191,6 +197,10 @@ class Domain(Protocol[Raw, FittedT]):
     def things(self) -> str:
         """What its items are called ("rows")."""
 
+    @property
+    def made_at_once(self) -> int:
+        """How many are generated in a unit of work: what an interruption loses at most."""
+
     def check(self, path: Path) -> list[Fault]:
         """Every fault of the data at once."""
 
@@ -273,7 +283,7 @@ class Domain(Protocol[Raw, FittedT]):
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Make samples first ... last - 1 and keep them in `folder` (which exists and is empty). Gives
-        counts, as JSON; under "doubts" lists of the texts of faults, if the wish goes beyond training.
+        counts, as JSON; under "warnings", the fields of faults that a user should know of.
 
         Raises:
             InputError: the model cannot generate, or not what is wished.
@@ -284,3 +294,25 @@ class Domain(Protocol[Raw, FittedT]):
     ) -> list[str]:
         """Write what was generated, with a picture of it, into `out`, each file marked as synthetic with
         `facts`. Gives the names of the files made."""
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """A domain that compares synthetic data with real data. (Tables have a report of their own.)"""
+
+    def measure(
+        self,
+        real: Path,
+        synthetic: Path,
+        holdout: Path | None,
+        *,
+        seed: int,
+        fitted: Any = None,
+        progress: Progress | None = None,
+    ) -> Comparison:
+        """Judge `synthetic` beside `real`, and beside `holdout`: items that no model has seen.
+
+        Args:
+            seed: of every random choice.
+            fitted: the model that made `synthetic`, for attacks that look into it.
+        """

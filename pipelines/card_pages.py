@@ -63,7 +63,9 @@ def front_matter(card: Mapping[str, Any]) -> dict[str, Any]:
     if card["kind"] != "real":
         made["source_datasets"] = [card.get("synthesis", {}).get("trained_on", card["source"])]
     if card["domain"] == "tabular" and tables:
-        made["configs"] = [{"config_name": "default", "data_files": tables}]
+        # Beside a completed table lie tables of other columns: its mask and its spread.
+        shown = tables[:1] if card["kind"] == "imputed" else tables
+        made["configs"] = [{"config_name": "default", "data_files": shown}]
     return made
 
 

@@ -21,8 +21,11 @@ from .schemas import blank, faults_of
 
 if TYPE_CHECKING:
     from ..domains.tabular import TabularDomain
+    from ..domains.tabular.codec import TableCodec
+    from ..domains.tabular.reading import TableSource
 
 CARD, README, CROISSANT = "card.yaml", "README.md", "croissant.json"
+KEPT = "<!-- what follows is not made from card.yaml and stays -->"
 
 
 @dataclass(frozen=True)
@@ -136,17 +139,24 @@ def counted(path: Path, domain: TabularDomain) -> dict[str, Any]:
 
 def described(path: Path, domain: TabularDomain) -> tuple[Any, dict[str, int]]:
     """The recognised columns of a table, and how many cells each lacks, counted over all of it."""
-    import numpy as np
-
     from ..domains.tabular.codec import TableCodec
 
     source = domain.open(path)
     sample = source.sample(50_000)
     codec = TableCodec(domain.options.missing, kinds=domain.kinds(), decimal=source.decimal).fit(sample)
-    gone = np.zeros(len(codec.columns_), dtype=np.int64)
+    return codec, missing_cells(source, codec)[1]
+
+
+def missing_cells(source: TableSource, codec: TableCodec) -> tuple[int, dict[str, int]]:
+    """Rows of a table, and how many cells each column of the codec lacks, counted over all of it."""
+    import numpy as np
+
+    labels = [column.label for column in codec.columns_]
+    rows, gone = 0, np.zeros(len(labels), dtype=np.int64)
     for frame in source.chunks():
-        gone += codec.empty(frame).sum(0)
-    return codec, {column.name: int(n) for column, n in zip(codec.columns_, gone, strict=True)}
+        rows += len(frame)
+        gone += codec.empty(frame[labels]).sum(0)
+    return rows, {column.name: int(n) for column, n in zip(codec.columns_, gone, strict=True)}
 
 
 def relative(path: Path, folder: Path) -> str:
@@ -244,12 +254,16 @@ def regenerated(paths: list[Path], overwrite: bool, root: Path | None = None) ->
     return Carded(tuple(faults), tuple(written), tuple(told))
 
 
-def publish(folder: Path, card: Mapping[str, Any], *, overwrite: bool = False) -> list[str]:
+def publish(
+    folder: Path, card: Mapping[str, Any], *, beneath: str = "", overwrite: bool = False
+) -> list[str]:
     """Write what is made of a card that has no fault, and the card itself where there is none yet.
 
     Args:
         folder: where the data is; gets card.yaml, README.md and croissant.json.
         card: plain data; must fit the schema.
+        beneath: text that README.md ends with, and keeps when it is made again.
+        overwrite: replace a README that was not made of a card.
 
     Raises:
         InputError: the first fault of the card, or a README that was not made of a card.
@@ -264,17 +278,21 @@ def publish(folder: Path, card: Mapping[str, Any], *, overwrite: bool = False) -
             text = yaml.safe_dump(dict(card), sort_keys=False, allow_unicode=True, width=100)
             partial.write_text(text, encoding="utf-8")
         written.append(str(folder / CARD))
-    written.append(_write_made(folder / README, readme(card), overwrite))
+    written.append(_write_made(folder / README, readme(card), overwrite, beneath))
     if (folder / CROISSANT).exists() and not overwrite:
         _refuse_foreign(folder / CROISSANT, '"@context"')
     write_json(folder / CROISSANT, croissant(card))
     return [*written, str(folder / CROISSANT)]
 
 
-def _write_made(path: Path, text: str, overwrite: bool) -> str:
-    """Write a page; one that people wrote is left alone."""
+def _write_made(path: Path, text: str, overwrite: bool, beneath: str = "") -> str:
+    """Write a page; one that people wrote is left alone, and so is what stands below KEPT in ours."""
     if path.exists() and not overwrite:
         _refuse_foreign(path, MADE)
+    if not beneath and path.exists():
+        beneath = path.read_text(encoding="utf-8", errors="replace").partition(KEPT)[2]
+    if beneath.strip():
+        text += f"\n{KEPT}\n\n{beneath.strip()}\n"
     with replace_atomically(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return str(path)

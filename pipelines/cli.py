@@ -118,8 +118,10 @@ Data = Annotated[Path, typer.Argument(metavar="DATA", help="A table, or a folder
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="A new folder for the results.")]
 Rows = Annotated[int, typer.Option(metavar="N", min=1, help="Rows to learn from, at most.")]
 Statistic = Literal["mean", "median", "mode", "sample"]
-GUIDANCE = 3.0
-"""How strongly a text is followed unless said otherwise."""
+Verb = Literal["impute", "generate"]
+Constraint = Annotated[
+    list[str] | None, typer.Option(metavar="RULE", help='Tables: "start<=end", "total=fare+tip", ...')
+]
 
 
 @verb(app)
@@ -156,7 +158,7 @@ def impute(
     from .options import domain_for, parse_shard
 
     grid = replace(grid, fill=tuple(fill or ()), faces=faces)
-    domain, told = domain_for(data, replace(table, columns=columns), grid)
+    domain, told = domain_for(data, replace(table, columns=columns), grid, only="impute")
     with run.console.progress() as progress:
         done = impute_file(
             data,
@@ -235,12 +237,16 @@ def train(
         Path | None, typer.Option(metavar="YAML", help="Written by `ebbtide plan`, and edited.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
+    only: Annotated[
+        Verb | None, typer.Option(metavar="VERB", help="Tables: impute or generate alone.")
+    ] = None,
+    constraint: Constraint = None,
 ) -> None:
-    """Learn from data, and leave a model that fills in others like it and, of scans, generates them."""
+    """Learn from data, and leave a model that fills in and generates others like it."""
     from .options import domain_for
     from .training import train
 
-    domain, told = domain_for(data, table, grid)
+    domain, told = domain_for(data, replace(table, only=only, constraints=tuple(constraint or ())), grid)
     with run.console.progress() as progress:
         done = train(
             data,
@@ -285,18 +291,34 @@ def generate(
         float | None, typer.Option(metavar="X", help="How strongly to follow: 1, with text 3.")
     ] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Denoising steps.")] = None,
+    constraint: Constraint = None,
+    complete: Annotated[bool, typer.Option("--complete", help="Tables: no missing cells.")] = False,
+    format: Annotated[
+        Literal["csv", "tsv", "parquet", "xlsx"] | None,
+        typer.Option(metavar="NAME", help="Tables: of the file."),
+    ] = None,
 ) -> None:
     """Make synthetic data, marked as synthetic."""
     from ..domains import Wish
     from ..shared.covariates import parse_wish
-    from .generating import generate
+    from .generating import generate, guided
     from .options import domain_of
 
     folder, domain = domain_of(model)
-    if guidance is None:
-        guidance = GUIDANCE if prompt or negative else 1.0
-    named = parse_wish(condition)
-    wish = Wish(count, run.seed, named, guidance, steps, prompt, negative, tuple(like or ()), strength)
+    wish = Wish(
+        count,
+        run.seed,
+        parse_wish(condition),
+        guided(guidance, prompt, negative),
+        steps,
+        constraints=tuple(constraint or ()),
+        complete=complete,
+        format=format or "",
+        prompt=prompt,
+        negative=negative,
+        like=tuple(like or ()),
+        strength=strength,
+    )
     with run.console.progress() as progress:
         done = generate(folder, output, domain=domain, wish=wish, overwrite=run.overwrite, progress=progress)
     run.console.warn(*done.warnings)
@@ -304,24 +326,75 @@ def generate(
 
 
 @verb(app)
-def evaluate(
-    real: Annotated[Path, typer.Argument(metavar="REAL", help="The table that it was made from.")],
-    synthetic: Annotated[Path, typer.Argument(metavar="SYNTHETIC", help="The table to be judged.")],
+def augment(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A table.")],
     run: Run,
     table: TableWords,
     *,
     output: Output,
+    model: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="Trained on DATA; else one is now.")
+    ] = None,
+    balance: Annotated[
+        Text, typer.Option(metavar="COLUMN", help="Bring its classes to the size of the largest.")
+    ] = None,
+    factor: Annotated[
+        float | None, typer.Option(metavar="X", help="Times as large as now; 2 without --balance.")
+    ] = None,
+    vary: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Real rows with this share of cells drawn anew: 0.5."),
+    ] = None,
+    target: Annotated[Text, typer.Option(metavar="COLUMN", help="Predicted by the proof.")] = None,
+    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Of the proof's 5 folds.")] = 1,
+    proof: Annotated[bool, typer.Option(help="Whether to prove the gain.")] = True,
+) -> None:
+    """Add synthetic data to a training set, and prove by cross-validation whether that helps."""
+    from .augmenting import Asked, augment
+    from .options import domain_for
+
+    domain, told = domain_for(data, table)
+    asked = Asked(balance, factor, vary, target, repeats=repeats if proof else 0, seed=run.seed)
+    with run.console.progress() as progress:
+        done = augment(
+            data,
+            output,
+            domain=domain,
+            asked=asked,
+            model=model,
+            device=run.device,
+            overwrite=run.overwrite,
+            options=told,
+            progress=progress,
+        )
+    run.console.warn(*done.warnings)
+    run.console.result({"verb": "augment", **vars(done)}, *done.lines)
+
+
+@verb(app)
+def evaluate(
+    real: Annotated[Path, typer.Argument(metavar="REAL", help="The data that it was made from.")],
+    synthetic: Annotated[Path, typer.Argument(metavar="SYNTHETIC", help="The data to be judged.")],
+    run: Run,
+    table: TableWords,
+    grid: GridWords,
+    *,
+    output: Output,
     holdout: Annotated[
-        Path | None, typer.Option(metavar="TABLE", help="Like REAL, never seen by the model.")
+        Path | None, typer.Option(metavar="DATA", help="Like REAL, never seen by the model.")
     ] = None,
     target: Annotated[Text, typer.Option(metavar="COLUMN", help="Predict this; else guessed.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="That made SYNTHETIC: attacked too.")
+    ] = None,
     rows: Annotated[int, typer.Option(metavar="N", min=1, help="Rows of each, at most.")] = 20_000,
 ) -> None:
-    """Is a synthetic table like the real one, is it useful, and does it give people away?"""
+    """Is synthetic data like the real, useful, and does it give people away? Of what `impute` filled:
+    how near it is to the truth."""
     from .evaluating import evaluate
     from .options import domain_for
 
-    domain, _ = domain_for(real, table)
+    domain, _ = domain_for(real, table, grid)
     with run.console.progress() as progress:
         done = evaluate(
             real,
@@ -330,6 +403,7 @@ def evaluate(
             domain=domain,
             holdout=holdout,
             target=target,
+            model=model,
             rows=rows,
             seed=run.seed,
             overwrite=run.overwrite,

@@ -1,4 +1,4 @@
-"""`ebbtide evaluate REAL SYNTHETIC`: is it like the real table, is it useful, what does it give away?"""
+"""`ebbtide evaluate REAL SYNTHETIC`: is it like the real data, is it useful, what does it give away?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..domains import Domain
 from ..domains.tabular import TabularDomain
-from ..domains.tabular.measures import Assessment, Pair, assess, encode_pair
+from ..domains.tabular.measures import Pair, assess, encode_pair
 from ..domains.tabular.measures.pictures import attack_rates, distributions, embedding, maps
 from ..shared.artifacts import swap_in, tool_version
 from ..shared.errors import Fault, InputError
@@ -60,6 +60,22 @@ class Read:
     decimal: str | None
 
 
+@dataclass(frozen=True)
+class Report:
+    """A report before it is written.
+
+    Args:
+        facts: report.json; has "verdict".
+        share, internal: both pages.
+        warnings: faults that did not stop it.
+    """
+
+    facts: dict[str, Any]
+    share: str
+    internal: str
+    warnings: tuple[Fault, ...] = ()
+
+
 def evaluate(
     real: Path | str,
     synthetic: Path | str,
@@ -68,29 +84,33 @@ def evaluate(
     domain: Domain[Any, Any],
     holdout: Path | str | None = None,
     target: str | None = None,
+    model: Path | str | None = None,
     rows: int = ROWS,
     seed: int = 0,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Compare a synthetic table with the real one it was made from, and write a report.
+    """Compare synthetic data with the real data that they were made from, and write a report.
 
     Args:
-        real, synthetic: tables with the same columns; ids and text need not be there.
+        real, synthetic: tables with the same columns (ids and text need not be there), or folders of scans or
+            pictures; or the truth, and the folder that `impute` left behind.
         out: the folder to make: `report_share.html` (rounded aggregates), `report_internal.html` (points at
-            rows of the real table) and `report.json`.
-        domain: with what the user said about the real table.
+            real items) and `report.json`.
+        domain: with what the user said about the real data.
         holdout: people like those of `real` whom the model never saw; without them privacy is not assessed.
         target: a column to predict; guessed when None.
+        model: the model that made `synthetic`: attacks that look into it are tried too.
         rows: how many rows of each table are looked at, at most.
         seed: of every random choice.
         overwrite: replace `out`.
         progress: called with the stage and the fraction of it done.
 
     Raises:
-        InputError: bad data, tables that do not fit each other, or `out` exists.
+        InputError: bad data, data that do not fit each other, or `out` exists.
     """
-    out = Path(out)
+    real, synthetic, out = Path(real), Path(synthetic), Path(out)
+    holdout = None if holdout is None else Path(holdout)
     refuse_existing(out, overwrite)
     if out.exists() and any(out.iterdir()) and not (out / FACTS).is_file():
         raise InputError(
@@ -99,13 +119,39 @@ def evaluate(
             str(out),
             "choose another folder",
         )
-    tables_only = require_tables(domain, real)
     tell = progress or (lambda stage, fraction: None)
-    paths = {"real": Path(real), "synthetic": Path(synthetic)}
-    paths |= {} if holdout is None else {"holdout": Path(holdout)}
+    if isinstance(domain, TabularDomain):
+        made = tables_report(real, synthetic, holdout, domain, target, rows, seed, tell)
+    else:
+        from .comparing import grids_report
+
+        made = grids_report(real, synthetic, holdout, domain, model, seed, tell)
+    with locked(out), explained(out):
+        partial = partial_of(out)
+        remove(partial)
+        partial.mkdir(parents=True)
+        (partial / SHARE).write_text(made.share, encoding="utf-8")
+        (partial / INTERNAL).write_text(made.internal, encoding="utf-8")
+        write_json(partial / FACTS, made.facts)
+        swap_in(partial, out)
+    return Evaluation(str(out), made.facts, made.warnings, tuple(lines(made.facts, out)))
+
+
+def tables_report(
+    real: Path,
+    synthetic: Path,
+    holdout: Path | None,
+    domain: TabularDomain,
+    target: str | None,
+    rows: int,
+    seed: int,
+    tell: Progress,
+) -> Report:
+    """The report on a synthetic table; see `evaluate`."""
+    paths = {"real": real, "synthetic": synthetic} | ({} if holdout is None else {"holdout": holdout})
     tell("reading", 0.0)
-    tables = {role: read(path, tables_only, rows, seed, plain=role != "real") for role, path in paths.items()}
-    pair = paired(tables, tables_only)
+    tables = {role: read(path, domain, rows, seed, plain=role != "real") for role, path in paths.items()}
+    pair = paired(tables, domain)
     if target is not None and target not in {place.name for place in pair.places}:
         raise InputError(
             "target-unknown",
@@ -115,13 +161,14 @@ def evaluate(
         )
     found = assess(pair, target=target, seed=seed, progress=tell)
     facts = {"about": about(tables, pair, rows, seed), **facts_of(found)}
-    with locked(out), explained(out):
-        partial = partial_of(out)
-        remove(partial)
-        partial.mkdir(parents=True)
-        write(partial, facts, pair, found, tables, seed)
-        swap_in(partial, out)
-    return Evaluation(str(out), facts, pair.warnings, tuple(lines(facts, out)))
+    at = [[int(row) for row in tables[role].frame.index] for role in ("synthetic", "real")]
+    pictures = {"distributions": distributions(pair)}
+    pictures["maps"] = maps(pair) if len(pair.places) > 1 else b""
+    attacks = found.privacy.attacks if found.privacy else ()
+    pictures["attacks"] = attack_rates(attacks) if attacks else b""
+    share = page(facts, {**pictures, "embedding": embedding(pair, seed, shown=True)})
+    dots = {**pictures, "embedding": embedding(pair, seed, shown=False)}
+    return Report(facts, share, page(facts, dots, nearest_pairs(found, *at)), pair.warnings)
 
 
 def require_tables(domain: Domain[Any, Any], path: Path | str) -> TabularDomain:
@@ -183,27 +230,12 @@ def about(tables: dict[str, Read], pair: Pair, rows: int, seed: int) -> dict[str
     }
 
 
-def write(
-    folder: Path, facts: dict[str, Any], pair: Pair, found: Assessment, tables: dict[str, Read], seed: int
-) -> None:
-    """Both pages and the figures."""
-    at = [[int(row) for row in tables[role].frame.index] for role in ("synthetic", "real")]
-    pictures = {"distributions": distributions(pair)}
-    pictures["maps"] = maps(pair) if len(pair.places) > 1 else b""
-    attacks = found.privacy.attacks if found.privacy else ()
-    pictures["attacks"] = attack_rates(attacks) if attacks else b""
-    shared = page(facts, {**pictures, "embedding": embedding(pair, seed, shown=True)})
-    dots = {**pictures, "embedding": embedding(pair, seed, shown=False)}
-    internal = page(facts, dots, nearest_pairs(found, *at))
-    (folder / SHARE).write_text(shared, encoding="utf-8")
-    (folder / INTERNAL).write_text(internal, encoding="utf-8")
-    write_json(folder / FACTS, facts)
-
-
 def lines(facts: dict[str, Any], out: Path) -> list[str]:
     """The verdict, and where the rest is."""
     told = []
     for part, found in facts["verdict"].items():
         told += [f"{part.capitalize()}: {found['title']}.", *(f"  {words}" for words in found["words"])]
-    told.append(f"Wrote {out / SHARE} (rounded aggregates alone) and {out / INTERNAL} (points at real rows).")
+    told.append(
+        f"Wrote {out / SHARE} (rounded aggregates alone) and {out / INTERNAL} (points at real items)."
+    )
     return told

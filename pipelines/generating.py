@@ -6,7 +6,7 @@ finished survives an interruption.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,16 @@ from ..domains import Domain, Fitted, Wish
 from ..shared.artifacts import tool_version
 from ..shared.errors import Fault, InputError
 from ..shared.files import locked, refuse_existing
+from . import output_cards
+from .carding import README
 from .manifest import NAME, manifest, model_sha256, sha256_of, write_json
 from .work import Work
 
+TEXT_GUIDANCE = 3.0
+"""How strongly a text is followed unless said otherwise."""
 Progress = Callable[[str, float], None]
-AT_A_TIME = 16
-"""Samples in a unit of work: what an interruption loses at most."""
+SHOWN = 10
+"""Files that are named to a person."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,11 @@ def generate(
         raise InputError(
             "cannot-generate", "this model fills in, and does not generate", str(model), "see `ebbtide info`"
         )
+    if domain.name != "tabular" and (wish.constraints or wish.complete or wish.format):
+        raise InputError("other-domain", "constraints, --complete and --format are about tables", str(model))
     _require_able(fitted, wish, model)
     given = [sha256_of(Path(path)) for path in wish.like]
-    work, starts = Work(out), list(range(0, wish.count, AT_A_TIME))
+    work, starts = Work(out), list(range(0, wish.count, domain.made_at_once))
     with locked(out):
         work.begin({"model": digest, "wish": asdict(wish), "like": given}, 2**24, overwrite)
         try:
@@ -85,6 +91,11 @@ def generate(
         except BaseException:
             work.put_away()
             raise
+
+
+def guided(asked: float | None, prompt: str | None, negative: str | None) -> float:
+    """How strongly to follow what is wished, unless said otherwise: a text more than a condition."""
+    return asked if asked is not None else TEXT_GUIDANCE if prompt or negative else 1.0
 
 
 def _require_able(fitted: Fitted, wish: Wish, model: Path) -> None:
@@ -107,7 +118,7 @@ def _make(
     work: Work, domain: Domain[Any, Any], fitted: Fitted, wish: Wish, starts: list[int], report: Progress
 ) -> None:
     for start in work.missing(starts):
-        end = min(start + AT_A_TIME, wish.count)
+        end = min(start + domain.made_at_once, wish.count)
 
         def unit(folder: Path, start: int = start, end: int = end) -> Mapping[str, Any]:
             return domain.generate(
@@ -131,8 +142,7 @@ def _finish(
     model: Path,
     digest: str,
 ) -> Generated:
-    made = list[str]()
-    doubts = _doubts(work, starts)
+    made, faults = list[str](), list[Fault]()
     facts = {
         "synthetic": True,
         "made_by": f"ebbtide {tool_version()}",
@@ -140,12 +150,15 @@ def _finish(
         "seed": wish.seed,
         "condition": dict(wish.condition),
         "guidance": wish.guidance,
+        "constraints": list(wish.constraints),
         **_asked(wish),
         "note": "SYNTHETIC. Not a measurement of anybody. Not for diagnosis.",
     }
 
     def build(whole: Path) -> None:
         parts = [work.part(start) for start in starts]
+        told = (Fault(**one) for counted in work.counts(starts) for one in counted.get("warnings", []))
+        faults.extend(dict.fromkeys((*fitted.warnings, *told)))
         made.extend(domain.publish(fitted, wish, parts, whole, facts))
         written = manifest(
             "generate",
@@ -153,17 +166,39 @@ def _finish(
             model={"name": model.name, "sha256": digest, **fitted.about},
             options=asdict(wish),
             counts={"generated": wish.count},
-            warnings=(*fitted.warnings, *doubts),
-            files={name: sha256_of(whole / name) for name in made},
+            warnings=faults,
+            files={name: sha256_of(whole / name) for name in made if name != README},
         )
         write_json(whole / NAME, written | {"note": facts["note"]})
+        about = {
+            "conditions": ", ".join(f"{k}={v}" for k, v in {**wish.condition, **_asked(wish)}.items())
+            or "none",
+            "sampler": output_cards.sampler(fitted, wish.steps),
+            "seed": wish.seed,
+        }
+        about["sampler"] += f", guidance {wish.guidance:g}" if wish.guidance != 1 else ""
+        card = output_cards.model_card(model, fitted)
+        origin = output_cards.Origin(
+            work.out.name, domain, fitted, digest, str(fitted.about.get("data", model.name)), card
+        )
+        listed = [name for name in made if name != README]  # it is made again, below the card's
+        made.extend(output_cards.synthetic(whole, origin, about, wish.count, listed))
 
     work.finish(build)
-    shown = [name for name in made if "/" not in name]
-    lines = [f"Generated {wish.count:,} {domain.things}.", f"Wrote {', '.join([*shown, NAME])} in {work.out}"]
-    return Generated(
-        work.out, (*made, NAME), {"generated": wish.count}, tuple(lines), (*fitted.warnings, *doubts)
-    )
+    names = tuple(dict.fromkeys([*made, NAME]))
+    lines = [f"Generated {wish.count:,} {domain.things}.", f"Wrote {named(names)} in {work.out}"]
+    return Generated(work.out, names, {"generated": wish.count}, tuple(lines), tuple(faults))
+
+
+def named(names: Sequence[str]) -> str:
+    """Files for a person: by name, or by number where they are many.
+
+    Example:
+        >>> named(["a.csv", "b.csv"]), named([f"{k}.png" for k in range(30)] + ["sub/x.nii"])
+        ('a.csv, b.csv', '0.png, 1.png, 2.png, 3.png, ... (31 files)')
+    """
+    flat = [name for name in names if "/" not in name]
+    return ", ".join(flat) if len(flat) <= SHOWN else f"{', '.join(flat[:4])}, ... ({len(names)} files)"
 
 
 def _asked(wish: Wish) -> dict[str, Any]:
@@ -173,9 +208,3 @@ def _asked(wish: Wish) -> dict[str, Any]:
     if len(names) == 1:
         asked["strength"] = str(wish.strength)
     return {name: words for name, words in asked.items() if words}
-
-
-def _doubts(work: Work, starts: list[int]) -> list[Fault]:
-    """How the wish goes beyond training, each once."""
-    told = [Fault(**fault) for counts in work.counts(starts) for fault in counts.get("doubts", [])]
-    return list(dict.fromkeys(told))

@@ -17,6 +17,7 @@ from typing import Any
 from ..domains import Domain, Fitted, Request, Survey
 from ..shared.errors import Fault, InputError
 from ..shared.files import locked, refuse_existing, remove
+from . import output_cards
 from .frames import Imputation, impute
 from .manifest import NAME, manifest, model_sha256, sha256_of, write_json
 from .work import Work
@@ -213,7 +214,7 @@ def _model(job: _Job, model: Path | str | None, rows: int, device: str) -> tuple
         fitted: Fitted = job.domain.fit(
             raw,
             seed=job.request.seed,
-            about={"data": job.data.name, "data_sha256": job.survey.sha256, "items": job.survey.items},
+            about=output_cards.learnt_from(job.data, job.survey),
             survey=job.survey,
             folder=checkpoints,
             resume=checkpoints.exists(),
@@ -256,11 +257,29 @@ def _finish(
         if trained:
             shutil.copytree(job.work.folder / "model", whole / "model")
         write_json(whole / NAME, _manifest(job, fitted, digest, summary, warnings, made))
+        made.extend(_card(job, fitted, digest, summary, made))
 
     job.work.finish(build)
     files = (*made, NAME, *(["model"] if trained else []))
     lines = [*job.domain.tell(summary), f"Wrote {', '.join(files)} in {job.out}"]
     return Imputed(job.out, files, summary, tuple(lines), warnings, resumed)
+
+
+def _card(
+    job: _Job, fitted: Fitted, digest: str, summary: Mapping[str, Any], made: Sequence[str]
+) -> list[str]:
+    origin = output_cards.Origin(
+        job.out.name, job.domain, fitted, digest, job.data.name, output_cards.card_of(job.data)
+    )
+    return output_cards.imputed(
+        job.work.whole,
+        origin,
+        draws=job.request.draws,
+        shown=job.request.statistic,
+        filled=int(summary.get("pixels_filled", summary["filled"])),
+        mask=next((name for name in made if "mask" in name), "none"),
+        files=made,
+    )
 
 
 def _manifest(

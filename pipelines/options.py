@@ -32,6 +32,8 @@ class TableWords:
         columns: names separated by commas: fill only these.
         key: a column that names the rows.
         header, delimiter, encoding, decimal, sheet: how the file is written; None: as seen in it.
+        only: train for one verb alone, impute or generate.
+        constraints: what must hold in every generated row.
     """
 
     missing: str | None = None
@@ -43,6 +45,8 @@ class TableWords:
     encoding: str | None = None
     decimal: str | None = None
     sheet: str | None = None
+    only: str | None = None
+    constraints: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,18 @@ class GridWords:
 
 
 def domain_for(
-    data: Path | str, table: TableWords | None = None, grid: GridWords | None = None
+    data: Path | str,
+    table: TableWords | None = None,
+    grid: GridWords | None = None,
+    *,
+    only: str | None = None,
 ) -> tuple[Domain[Any, Any], dict[str, Any]]:
     """The domain of a data set with what the user said about it, and that as plain JSON for the manifest.
 
     Args:
         data: a table (CSV, TSV, Parquet, Excel), scans (NIfTI, BIDS, DICOM) or pictures (PNG, JPEG, ...).
         table, grid: what was said, for either case.
+        only: the one verb that a model of a table is wanted for now.
 
     Raises:
         InputError: there is nothing at `data`, or nothing that a domain reads; words that cannot be read, or
@@ -89,7 +98,7 @@ def domain_for(
     match recognised(path):
         case "tabular":
             _refuse(grid, GridWords(), "scans and pictures", path)
-            return _tabular(table)
+            return _tabular(replace(table, only=table.only or only))
         case "mri":
             _refuse(table, TableWords(), "tables", path)
             _refuse(grid, replace(grid, size=None, mirror=False), "pictures", path)
@@ -190,8 +199,10 @@ def _tabular(words: TableWords) -> tuple[TabularDomain, dict[str, Any]]:
         "encoding": words.encoding,
         "decimal": words.decimal,
         "sheet": words.sheet,
+        "only": words.only,
+        "constraints": list(words.constraints),
     }
-    options = {**told, "missing": tuple(told["missing"])}
+    options = {**told, "missing": tuple(told["missing"]), "constraints": tuple(words.constraints)}
     options["columns"] = None if told["columns"] is None else tuple(told["columns"])
     return TabularDomain(TableOptions(**options)), told
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..domains import Wish
-from .generating import Generated
+from .generating import Generated, guided
 from .generating import generate as generate_from
 from .options import GridWords, domain_for, domain_of
 from .training import TrainedModel
@@ -63,7 +63,10 @@ def generate(
     negative: str | None = None,
     like: Sequence[Path | str] = (),
     strength: float = 0.5,
-    guidance: float = 1.0,
+    constraints: Sequence[str] = (),
+    complete: bool = False,
+    format: str = "",
+    guidance: float | None = None,
     steps: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -78,7 +81,10 @@ def generate(
         prompt, negative: of pictures: a text to follow, and one to be led away from.
         like: of pictures: one to vary, or two to pass between.
         strength: in (0, 1], how far from the one.
-        guidance: how strongly to follow condition and text; 3 is usual for text.
+        constraints: of tables: what holds in every row, ["start<=end"].
+        complete: of tables: without missing cells.
+        format: of tables: suffix of the file to write; empty chooses by the number of rows.
+        guidance: how strongly to follow condition and text: 1 where left out, with text 3.
         steps: denoising steps.
         seed: sample i depends on (seed, i) alone.
         overwrite: replace `out`.
@@ -88,6 +94,18 @@ def generate(
     """
     folder, domain = domain_of(model)
     words = {name: str(value) for name, value in (condition or {}).items()}
-    given = tuple(str(path) for path in like)
-    wish = Wish(count, seed, words, guidance, steps, prompt, negative, given, strength)
+    wish = Wish(
+        count,
+        seed,
+        words,
+        guided(guidance, prompt, negative),
+        steps,
+        constraints=tuple(constraints),
+        complete=complete,
+        format=format,
+        prompt=prompt,
+        negative=negative,
+        like=tuple(str(path) for path in like),
+        strength=strength,
+    )
     return generate_from(folder, out, domain=domain, wish=wish, overwrite=overwrite)

@@ -306,18 +306,31 @@ def page(
         pictures: name -> PNG.
         internal: what only those may see who may see the real table; makes the page say INTERNAL.
     """
-    from jinja2 import Environment, StrictUndefined
+    return rendered("report.html", facts, pictures, internal=internal, explain=EXPLAIN, rules=RULES)
 
-    template = files("ebbtide.pipelines").joinpath("templates/report.html").read_text(encoding="utf-8")
+
+def rendered(template: str, facts: Mapping[str, Any], pictures: Mapping[str, bytes], **more: Any) -> str:
+    """A page that needs nothing else, from one of our templates, in the look of all reports.
+
+    Args:
+        template: its name.
+        pictures: name -> PNG.
+        more: what else the template asks for.
+    """
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    ours = files("ebbtide.pipelines").joinpath("templates")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = percent
     environment.filters["figure"] = lambda value: "n/a" if value is None else f"{value:.3f}"
+    environment.filters["number"] = lambda value: "n/a" if value is None else f"{value:g}"
     encoded = {name: b64encode(data).decode() for name, data in pictures.items()}
-    made: str = environment.from_string(template).render(
-        facts=facts, pictures=encoded, internal=internal, explain=EXPLAIN, rules=RULES
-    )
+    style = Markup(ours.joinpath("report.css").read_text(encoding="utf-8"))
+    source = ours.joinpath(template).read_text(encoding="utf-8")
+    made: str = environment.from_string(source).render(facts=facts, pictures=encoded, style=style, **more)
     return made
 
 

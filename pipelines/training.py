@@ -16,6 +16,7 @@ from ..domains import Domain, Fitted
 from ..shared.errors import Fault, InputError
 from ..shared.files import explained, locked, refuse_existing, remove
 from .manifest import model_sha256, read_json, sha256_of, write_json
+from .output_cards import learnt_from
 
 Progress = Callable[[str, float], None]
 ROWS = 50_000
@@ -98,7 +99,7 @@ def train(
             fitted: Fitted = domain.fit(
                 domain.sample(data, survey, rows, seed, progress),
                 seed=seed,
-                about={"data": data.name, "data_sha256": survey.sha256, "items": survey.items},
+                about=learnt_from(data, survey),
                 survey=survey,
                 folder=checkpoints / "checkpoints",
                 resume=going_on,

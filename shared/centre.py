@@ -113,7 +113,7 @@ class GaussianCentre(nn.Module):
     def _improved(self, x: Tensor, seen: Tensor, floor: float) -> GaussianCentre:
         """One round of EM for factor analysis with missing entries, loadings and mean together (z, 1)."""
         z, covariance = self._latent(seen / self.variance, seen / self.variance * (x - self.mean))
-        z1 = torch.cat([z, torch.ones_like(z[:, :1])], 1)
+        z1 = torch.cat([z, z.new_ones(len(z), 1)], 1)
         second = z1[:, :, None] * z1[:, None, :]
         second[:, :-1, :-1] += covariance
         width, count = z1.shape[1], seen.sum(0)

@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from .errors import Fault, InputError
 from .noise import Keys
 
 Fact = float | str | None
@@ -167,6 +167,22 @@ class Covariates:
                 for row, place in zip(rows, places, strict=True):
                     row[column.name] = column.asked(wish[column.name], place)
         return rows
+
+    def unlike(self, wish: Mapping[str, str]) -> list[Fault]:
+        """Warnings of what is asked for beyond what there was in training."""
+        found = []
+        for column in self.columns:
+            words = wish.get(column.name, "*").strip()
+            if column.levels or words == "*":
+                continue
+            span = _RANGE.fullmatch(words)
+            ends = [float(end) for end in (span.groups() if span else [words])]
+            if min(ends) < column.quantiles[0] or max(ends) > column.quantiles[-1]:
+                usual = f"{column.quantiles[1]:.3g} to {column.quantiles[-2]:.3g}"
+                what = f"{column.name} lies beyond all that the model was trained on (mostly {usual})"
+                where, remedy = f"--condition {column.name}", "do not rely on what comes of it"
+                found.append(Fault("condition-beyond", what, where, remedy, "warning"))
+        return found
 
     def state(self) -> list[dict[str, Any]]:
         """Plain JSON."""

@@ -49,6 +49,7 @@ class ImageDomain:
     options: ImageOptions = UNTOLD
     name: str = "images"
     things: str = "pictures"
+    made_at_once: int = 16
 
     @staticmethod
     def sniff(path: Path) -> bool:
@@ -275,7 +276,7 @@ class ImageDomain:
         return {
             "first": first,
             "classes": conditions.names_of(condition, len(keys)),
-            "doubts": [asdict(fault) for fault in doubts],
+            "warnings": [asdict(fault) for fault in doubts],
         }
 
     def publish(

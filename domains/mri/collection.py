@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Collection as Names
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from ...shared.errors import InputError
@@ -24,6 +23,8 @@ from .names import (
 )
 from .nifti import Volume, is_nifti, read_volume, stem_of
 
+Read = Callable[[Path], Volume]
+"""How one image is read; `read_image` is one."""
 _ASIDE = frozenset(["derivatives", "sourcedata", "code", "stimuli", "phenotype", "logs"])
 
 
@@ -127,11 +128,8 @@ def read_image(path: Path, *, assume_spacing: bool = False, missing_nan: bool = 
     return read_volume(path, assume_spacing=assume_spacing, missing_nan=missing_nan)
 
 
-def read_subject(
-    subject: Subject, *, assume_spacing: bool = False, missing_nan: bool = False
-) -> dict[str, Volume]:
+def read_subject(subject: Subject, read: Read = read_image) -> dict[str, Volume]:
     """All images of a subject, by modality."""
-    read = partial(read_image, assume_spacing=assume_spacing, missing_nan=missing_nan)
     return {modality: read(path) for modality, path in subject.images.items()}
 
 

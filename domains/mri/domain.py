@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class MriDomain:
     options: ScanOptions = UNTOLD
     name: str = "mri"
     things: str = "volumes"
+    made_at_once: int = 16
 
     def found(self, path: Path) -> Collection:
         """The subjects that lie at `path`."""
@@ -54,8 +55,7 @@ class MriDomain:
 
     def read(self, subject: Subject) -> dict[str, Volume]:
         """The images of a subject, by modality, verified."""
-        o = self.options
-        return read_subject(subject, assume_spacing=o.assume_spacing, missing_nan=o.missing_nan)
+        return read_subject(subject, self.options.read)
 
     def check(self, path: Path) -> list[Fault]:
         """Every fault of the scans, errors before warnings."""
@@ -122,7 +122,8 @@ class MriDomain:
             settings=o.settings,
             preset=o.preset,
             seed=seed,
-            about=about,
+            about={**about, "assume_spacing": o.assume_spacing, "missing_nan": o.missing_nan},
+            read=o.read,
             folder=folder,
             resume=resume,
             device=device,
@@ -168,7 +169,7 @@ class MriDomain:
         subject, o = unit.raw[0], self.options
         counts: dict[str, Any] = {"subject": subject.name, "images": []}
         try:
-            filled = fill_subject(fitted, subject, self.read(subject), o.holes, request, o.faces)
+            filled = fill_subject(fitted, subject, self.read(subject), o.holes, request, o.faces, o.read)
         except InputError as error:
             return counts | {"failed": str(error.fault)}
         counts["images"] = [write_image(subject, image, request, folder) for image in filled]
@@ -261,7 +262,8 @@ class MriDomain:
         facts = fitted.covariates.asked(wish.condition, keys)
         samples = fitted.generate(keys, facts, guidance=wish.guidance, steps=wish.steps, progress=progress)
         np.save(folder / "samples.npy", samples.numpy(), allow_pickle=False)
-        return {"first": first, "facts": facts}
+        unlike = [asdict(fault) for fault in fitted.covariates.unlike(wish.condition)]
+        return {"first": first, "facts": facts, "warnings": unlike}
 
     def publish(
         self,

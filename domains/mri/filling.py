@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from ...shared.noise import Keys
 from .. import Request, Statistic
-from .collection import Subject
+from .collection import Read, Subject, read_image
 from .faces import defaced
 from .holes import Holes
 from .model import FittedScans
@@ -54,6 +54,7 @@ def fill_subject(
     holes: Holes,
     request: Request,
     faces: bool = False,
+    read: Read = read_image,
 ) -> list[FilledImage]:
     """Fill the holes of one subject, voxels that are not numbers, and modalities that it lacks.
 
@@ -62,6 +63,7 @@ def fill_subject(
         holes: what is to be filled.
         request: draws, statistic, seed.
         faces: fill where a face was removed, too.
+        read: reads masks and the subject's label map.
 
     Returns:
         The images that had something to fill; (none when nothing had).
@@ -71,13 +73,13 @@ def fill_subject(
     """
     volumes = fitted.named(volumes)
     known = {name: volume for name, volume in volumes.items() if name in fitted.space.modalities}
-    images, hidden = holes.of(subject, known)
+    images, hidden = holes.of(subject, known, read)
     kept = {}
     for name, volume in images.items():
         hidden[name] = hidden[name] | ~np.isfinite(volume.values())
         face = None if faces or not hidden[name].any() else defaced(volume.values(), volume.affine)
         kept[name] = hidden[name] & face if face is not None else np.zeros(volume.shape, bool)
-    scan = fitted.encode(subject, hidden, images)
+    scan = fitted.encode(subject, hidden, images, read)
     if not any(mask.any() for mask in hidden.values()) and len(images) == len(fitted.space.modalities):
         return []
     draws = fitted.draw(scan, subject, request.seed, max(request.draws, 1))

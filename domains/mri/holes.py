@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from ...shared.errors import InputError
-from .collection import Subject, read_image
+from .collection import Read, Subject, read_image
 from .intensity import look
 from .nifti import Volume, stem_of
 from .slices import bad_slices
@@ -78,9 +78,9 @@ class Holes:
         return bool(self.boxes or self.slices or self.thick or self.masks or self.bad)
 
     def of(
-        self, subject: Subject, volumes: Mapping[str, Volume]
+        self, subject: Subject, volumes: Mapping[str, Volume], read: Read = read_image
     ) -> tuple[dict[str, Volume], dict[str, np.ndarray]]:
-        """The images (on a finer grid where slices are thick) and what is hidden of each.
+        """The images (on a finer grid where slices are thick) and what is hidden of each; `read` reads masks.
 
         Raises:
             InputError: a box or a slice outside the image; a mask that is missing, or on another grid.
@@ -100,7 +100,7 @@ class Holes:
                 for found in bad_slices(values, look(values).object):
                     mask[_across(found.axis, found.all, volume)] = True
             for path in self.masks:
-                mask |= _read(path, subject, modality, volume)
+                mask |= _read(path, subject, modality, volume, read)
             images[modality], hidden[modality] = volume, mask
         return images, hidden
 
@@ -189,7 +189,7 @@ def _outside(what: str, volume: Volume) -> InputError:
     )
 
 
-def _read(path: Path, subject: Subject, modality: str, volume: Volume) -> np.ndarray:
+def _read(path: Path, subject: Subject, modality: str, volume: Volume, read: Read) -> np.ndarray:
     """The mask of one image: the file itself, or the one in the folder with its name or its subject's."""
     if path.is_dir():
         names = {stem_of(volume.path), subject.name, f"{subject.name}_{modality}"}
@@ -203,7 +203,7 @@ def _read(path: Path, subject: Subject, modality: str, volume: Volume) -> np.nda
                 "name it like the image, with or without _mask",
             )
         path = found[0]
-    mask = read_image(path)
+    mask = read(path)
     same = mask.shape == volume.shape and np.allclose(mask.affine, volume.affine, atol=1e-3)
     if not same:
         raise InputError(

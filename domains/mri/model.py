@@ -23,11 +23,11 @@ from ...shared.errors import Fault, InputError
 from ...shared.grids import GridData, GridModel, GridSettings
 from ...shared.noise import Keys, key_of
 from .augmentation import ScanAugmentation
-from .collection import Subject, read_image, read_subject
+from .collection import Read, Subject, read_image, read_subject
 from .names import UNKNOWN
 from .nifti import Volume
 from .placing import Frame
-from .presets import fitted_space, pattern, preset_for, recommended
+from .presets import PRESETS, pattern, preset_for, recommended
 from .space import Hidden, MriSpace
 
 Progress = Callable[[str, float], None]
@@ -85,6 +85,7 @@ class FittedScans:
         preset: str | None = None,
         seed: int = 0,
         about: Mapping[str, Any] | None = None,
+        read: Read = read_image,
         folder: Path | None = None,
         resume: bool = False,
         device: str = "auto",
@@ -99,6 +100,7 @@ class FittedScans:
             conditions: covariates that the model is to be told.
             settings: of the model; None chooses for the grid, the number of subjects and the machine.
             preset: of the machine: cpu, 4gb, 16gb or 80gb; None looks.
+            read: reads one image.
             folder, resume, device, progress: of the training.
 
         Raises:
@@ -113,15 +115,21 @@ class FittedScans:
             )
         tell = progress or (lambda label, fraction: None)
         preset = preset or preset_for(device)
-        space = fitted_space(
-            subjects, spacing, shape, modalities, preset, lambda label, share: tell(label, 0.02 * share)
+        space = MriSpace.fit(
+            subjects,
+            spacing=spacing,
+            shape=shape,
+            modalities=modalities,
+            most=PRESETS[preset].voxels,
+            read=read,
+            progress=lambda label, share: tell(label, 0.02 * share),
         )
-        values = label_values(subjects) if labels else ()
+        values = label_values(subjects, read) if labels else ()
         covariates = Covariates.fit([s.covariates for s in subjects], conditions)
         scans = []
         for place, subject in enumerate(subjects):
             tell("reading", 0.02 + 0.03 * place / len(subjects))
-            scans.append(encode(space, values, subject))
+            scans.append(encode(space, values, subject, read=read))
         known = [scan.known for scan in scans]
         seen = torch.cat([one.observed for one in known])
         data = GridData(
@@ -162,11 +170,15 @@ class FittedScans:
         return self.model.form.shape
 
     def encode(
-        self, subject: Subject, hidden: Hidden | None = None, volumes: Mapping[str, Volume] | None = None
+        self,
+        subject: Subject,
+        hidden: Hidden | None = None,
+        volumes: Mapping[str, Volume] | None = None,
+        read: Read = read_image,
     ) -> Scan:
         """A subject in model space; see `MriSpace.encode`."""
-        volumes = self.named(read_subject(subject) if volumes is None else volumes)
-        return encode(self.space, self.labels, subject, hidden, volumes)
+        volumes = self.named(read_subject(subject, read) if volumes is None else volumes)
+        return encode(self.space, self.labels, subject, hidden, volumes, read)
 
     def named(self, volumes: Mapping[str, Volume]) -> Mapping[str, Volume]:
         """Images by the model's modalities: where model and subject have one each, and one of them does not
@@ -311,9 +323,10 @@ def encode(
     subject: Subject,
     hidden: Hidden | None = None,
     volumes: Mapping[str, Volume] | None = None,
+    read: Read = read_image,
 ) -> Scan:
     """A subject in model space, its label map as one channel for each label: 1 inside, -1 outside."""
-    volumes = read_subject(subject) if volumes is None else volumes
+    volumes = read_subject(subject, read) if volumes is None else volumes
     placed = space.encode(volumes, hidden)
     values, observed = torch.from_numpy(placed.values), torch.from_numpy(placed.observed)
     if labels:
@@ -321,20 +334,20 @@ def encode(
         if subject.segmentation is None:
             extra, seen = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool)
         else:
-            held = torch.from_numpy(space.encode_labels(read_image(subject.segmentation), placed.frame))
+            held = torch.from_numpy(space.encode_labels(read(subject.segmentation), placed.frame))
             extra = torch.stack([held == label for label in labels]).float() * 2 - 1
             seen = torch.ones(shape, dtype=torch.bool)
         values, observed = torch.cat([values, extra]), torch.cat([observed, seen])
     return Scan(Encoded(values[None], observed[None]), placed.frame, volumes)
 
 
-def label_values(subjects: Sequence[Subject], most: int = 8) -> tuple[int, ...]:
+def label_values(subjects: Sequence[Subject], read: Read = read_image, most: int = 8) -> tuple[int, ...]:
     """The labels that occur in the first label maps; none when there are more than `most`: a channel for
     each would cost more than it tells."""
     found: set[int] = set()
     for subject in [s for s in subjects if s.segmentation is not None][:10]:
         assert subject.segmentation is not None
-        found |= set(np.unique(np.round(read_image(subject.segmentation).values())).astype(int).tolist())
+        found |= set(np.unique(np.round(read(subject.segmentation).values())).astype(int).tolist())
     values = tuple(sorted(found - {0}))
     return values if len(values) <= most else ()
 

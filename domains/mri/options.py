@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...shared.grids import GridSettings
+from .collection import Read, read_image
 from .holes import Holes
 
 NO_HOLES = Holes()
@@ -42,3 +44,8 @@ class ScanOptions:
     faces: bool = False
     preset: str | None = None
     settings: GridSettings | None = None
+
+    @property
+    def read(self) -> Read:
+        """How an image is read: what is allowed is allowed by every verb."""
+        return partial(read_image, assume_spacing=self.assume_spacing, missing_nan=self.missing_nan)

@@ -7,15 +7,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...shared.errors import InputError
 from ...shared.grids import GridSettings, GridShape, probe
 from .. import Progress
 from ..documents import scalar, section, settings_of, spoken, typed
 from .collection import Subject
 from .model import FEWEST, label_values
 from .options import ScanOptions
-from .presets import fitted_space, preset_for, recommended
+from .presets import PRESETS, preset_for, recommended
+from .space import MriSpace
 
-KEYS = ("modalities", "conditions", "spacing", "labels", "preset", "model")
+KEYS = ("modalities", "conditions", "spacing", "labels", "assume_spacing", "missing_nan", "preset", "model")
 """What a plan of scans holds."""
 
 
@@ -42,9 +44,15 @@ def decided(said: ScanOptions, subjects: Sequence[Subject], progress: Progress |
     """
     tell = progress or (lambda stage, fraction: None)
     preset = said.preset or preset_for("auto")
-    tell("looking at the images", 0.0)
-    space = fitted_space(subjects, said.spacing, None, said.modalities, preset)
-    labels = label_values(subjects) if said.labels else ()
+    space = MriSpace.fit(
+        subjects,
+        spacing=said.spacing,
+        modalities=said.modalities,
+        most=PRESETS[preset].voxels,
+        read=said.read,
+        progress=lambda label, share: tell(label, 0.7 * share),
+    )
+    labels = label_values(subjects, said.read) if said.labels else ()
     form = GridShape((len(space.modalities) + len(labels), *space.size))
     settings = said.settings or recommended(form.shape, max(len(subjects), FEWEST), preset)
     tell("a short probe", 0.7)
@@ -81,6 +89,10 @@ def written(options: ScanOptions) -> str:
         f"spacing: {scalar(options.spacing)}",
         f"labels: {scalar(options.labels)}",
         "",
+        "# Whether files are accepted that do not say how they lie, and voxels without a number are missing.",
+        f"assume_spacing: {scalar(options.assume_spacing)}",
+        f"missing_nan: {scalar(options.missing_nan)}",
+        "",
         "# The machine: cpu, 4gb, 16gb or 80gb (of GPU memory). The model below was chosen for it.",
         f"preset: {scalar(options.preset)}",
         "",
@@ -97,13 +109,19 @@ def followed(found: Mapping[str, Any], path: Path, said: ScanOptions) -> ScanOpt
         InputError: a value of the wrong type.
     """
     spacing = typed(found, "spacing", (float, int, list), None, path)
+    preset = typed(found, "preset", str, None, path)
+    if preset is not None and preset not in PRESETS:
+        where, known = f"{path}, preset", ", ".join(PRESETS)
+        raise InputError("plan-value", f"there is no preset {preset!r}", where, f"choose one of {known}")
     modalities = typed(found, "modalities", list, None, path)
     planned = {
         "modalities": None if modalities is None else tuple(str(name) for name in modalities),
         "conditions": tuple(str(name) for name in typed(found, "conditions", list, [], path)),
         "spacing": tuple(spacing) if isinstance(spacing, list) else spacing,
         "labels": typed(found, "labels", bool, True, path),
-        "preset": typed(found, "preset", str, None, path),
+        "assume_spacing": typed(found, "assume_spacing", bool, False, path),
+        "missing_nan": typed(found, "missing_nan", bool, False, path),
+        "preset": preset,
         "settings": settings_of(GridSettings, GridSettings(), typed(found, "model", dict, {}, path), path),
     }
     kept = spoken(said)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +9,6 @@ import torch
 
 from ...shared.grids import GridSettings, computes_bfloat16
 from ...shared.masking import Boxes, Cells, Channels, EveryKth, Half, Mixture, Pattern, Slices
-from .collection import Subject
-from .space import MriSpace
 
 
 def pattern(modalities: int, labels: int) -> Pattern:
@@ -68,23 +65,3 @@ def recommended(shape: tuple[int, ...], subjects: int, preset: str = "cpu") -> G
         precision="bf16" if preset != "cpu" or computes_bfloat16() else "fp32",
         checkpointing=voxels > 1_000_000,
     )
-
-
-def fitted_space(
-    subjects: Sequence[Subject],
-    spacing: float | Sequence[float] | None,
-    shape: Sequence[int] | None,
-    modalities: Sequence[str] | None,
-    preset: str,
-    progress: Callable[[str, float], None] | None = None,
-) -> MriSpace:
-    """The space of the subjects, made coarser in steps of a half until the machine can train on it, unless a
-    spacing was asked for."""
-    space = MriSpace.fit(subjects, spacing=spacing, shape=shape, modalities=modalities, progress=progress)
-    most, factor = PRESETS[preset].voxels, 1.0
-    if spacing is not None or shape is not None or np.prod(space.size) <= most:
-        return space
-    while np.prod(space.size) / factor**3 > most:
-        factor += 0.5
-    coarser = [float(s) for s in space.spacing * factor]
-    return MriSpace.fit(subjects, spacing=coarser, modalities=modalities)

@@ -18,11 +18,20 @@ from torch import Tensor
 
 from ...shared.errors import InputError
 from .. import Progress
-from .collection import Subject, read_image
+from .collection import Read, Subject, read_image
 from .intensity import Channel, Look, Scale, as_dtype, box, look
 from .nifti import Volume, spacing_of
 from .placing import Frame, Seat, canonical, canonical_box, grid
-from .surveying import Facts, Read, channel_for, evenly, modalities_of, on_one_grid, size_for, spacing_for
+from .surveying import (
+    Facts,
+    channel_for,
+    coarsened,
+    evenly,
+    modalities_of,
+    on_one_grid,
+    size_for,
+    spacing_for,
+)
 
 Hidden = np.ndarray | Mapping[str, np.ndarray]
 _KNOWN = 0.5  # share of a voxel of the grid that must be known
@@ -67,6 +76,7 @@ class MriSpace:
         shape: Sequence[int] | None = None,
         modalities: Sequence[str] | None = None,
         normalise: bool | None = None,
+        most: int | None = None,
         read: Read = read_image,
         progress: Progress | None = None,
     ) -> Self:
@@ -79,6 +89,8 @@ class MriSpace:
             modalities: which, and in which order; all that are found, if left out.
             normalise: False keeps the grid that all images share, and only makes it coarser when asked; True
                 centres each subject by its object; left out, it is False when all images share one grid.
+            most: voxels of the grid at most: a finer one is made coarser in steps of a half, unless a
+                spacing or a shape was asked for.
             read: reads one image.
             progress: told of every subject, each of which is read twice.
 
@@ -102,6 +114,8 @@ class MriSpace:
             raise InputError("mri-grids-differ", what, "", "leave it out, or resample the images first")
         aligned = shared if normalise is None else not normalise
         steps = spacing_for(facts, spacing)
+        if most is not None and spacing is None and shape is None:
+            steps = coarsened(facts, steps, aligned, most)
         size = size_for(facts, steps, shape, aligned)
         if aligned:
             affine = grid(facts[0].affine, facts[0].whole, steps, size)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from .collection import Subject
+from .collection import Read, Subject
 from .intensity import Channel, Scale, box, look
 from .nifti import Volume, spacing_of
 from .placing import canonical, canonical_box, same_grid
 
-Read = Callable[[Path], Volume]
 Item = TypeVar("Item")
 _COVER = 95  # per cent of subjects whose object fits into the grid, along each axis
 _MULTIPLE = 4  # what a U-Net of two levels, or of one on Haar packing, can halve
@@ -106,6 +104,14 @@ def size_for(
         wanted = np.percentile(extents, _COVER, axis=0, method="higher") / spacing
     # A hair above a whole number is rounding of the affine, not another voxel.
     return tuple(int(np.ceil(n / _MULTIPLE - 1e-3) * _MULTIPLE) for n in wanted)
+
+
+def coarsened(facts: Sequence[Facts], spacing: np.ndarray, aligned: bool, most: int) -> np.ndarray:
+    """(3,) mm: the spacing, made larger in steps of a half until the grid has at most so many voxels."""
+    factor = 1.0
+    while np.prod(size_for(facts, spacing * factor, None, aligned)) > max(most, _MULTIPLE**3):
+        factor += 0.5
+    return spacing * factor
 
 
 def channel_for(facts: Sequence[Facts], modality: str) -> Channel:

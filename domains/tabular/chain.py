@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -86,19 +87,49 @@ class Table:
 class TreeChains:
     """Cross-fitted chained trees.
 
+    The trees look at *places*: one for a number, and for a category one that holds its code, or, with
+    `shares`, one for each level, holding the probability that the chains give it.
+
     Args:
         trees: trees of a chain in each round.
         leaf: fewest rows in a leaf.
+        shares: whether the trees are shown the probability of each level, or the likeliest level's code
+            alone, which takes less time and memory.
 
     Attributes:
         forests_: by round, then column (numbers first), then chain; none for a column never observed.
         order_: the order in which columns are visited: fewest missing first.
-        start_: (p + q,) what a missing cell holds before the first visit: the mean (0), the commonest level.
+        start_: (places,) what a missing cell holds before the first visit: the mean (0), the commonest level
+            or the share of each.
         chains_: how many chains there are.
     """
 
-    def __init__(self, cardinalities: Sequence[int], trees: Sequence[int] = (2, 2, 6), leaf: int = 2) -> None:
+    def __init__(
+        self,
+        cardinalities: Sequence[int],
+        trees: Sequence[int] = (2, 2, 6),
+        leaf: int = 2,
+        *,
+        shares: bool = False,
+    ) -> None:
         self.cardinalities, self.trees, self.leaf = tuple(cardinalities), tuple(trees), leaf
+        self.shares = shares
+
+    @property
+    def numbers(self) -> int:
+        """p."""
+        return self.columns - len(self.cardinalities)
+
+    def _at(self, j: int) -> slice:
+        """The places of column j."""
+        first = j - self.numbers
+        if first < 0 or not self.shares:
+            return slice(j, j + 1)
+        return slice(self.numbers + self.offsets[first], self.numbers + self.offsets[first + 1])
+
+    def _others(self, state: np.ndarray, j: int) -> np.ndarray:
+        """(n, F) the places that the trees of column j look at."""
+        return np.delete(state, self._at(j), 1)
 
     @property
     def offsets(self) -> list[int]:
@@ -120,8 +151,7 @@ class TreeChains:
         self.columns = missing.shape[1]
         seen = (~missing).sum(0)
         self.order_ = [int(j) for j in np.argsort(-seen, kind="stable") if seen[j] > 0]
-        levels = [np.bincount(c[c >= 0], minlength=1).argmax() for c in table.codes.T]
-        self.start_ = np.array([0.0] * p + levels, dtype=np.float32)
+        self.start_ = np.concatenate([np.zeros(p), *self._commonest(table)]).astype(np.float32)
         self.chains_ = count = int(fold.max(initial=0)) + 1
         blind = [(fold == k) | ((fold == (k + 1) % count) & held) for k in range(count)]
         state, total = self._begin(table), max(len(self.trees) * len(self.order_), 1)
@@ -142,7 +172,7 @@ class TreeChains:
     def settle(
         self, table: Table, own: np.ndarray | None = None, hidden: np.ndarray | None = None
     ) -> np.ndarray:
-        """(n, p + q) float32 rows as the trees of the last round look at them.
+        """(n, places) float32 rows as the trees of the last round look at them.
 
         Args:
             own: (n, m) the chains that may guess cells `hidden` (n, p + q) of each row; None: all chains may.
@@ -174,10 +204,9 @@ class TreeChains:
         p, missing = table.standard.shape[1], table.missing
         gauss, standard = np.nan_to_num(table.gauss), np.nan_to_num(table.standard)
         spread = np.where(missing[:, :p], 1.0, 0.0)
-        shares = np.zeros((len(state), self.offsets[-1]), np.float32)
-        for j, (first, last) in enumerate(zip(self.offsets, self.offsets[1:], strict=False)):
-            known = np.flatnonzero(~missing[:, p + j])
-            shares[known, first + table.codes[known, j]] = 1
+        shares = np.empty((len(state), self.offsets[-1]), np.float32)
+        for j, (first, last) in enumerate(pairwise(self.offsets)):
+            shares[:, first:last] = _indicators(table.codes[:, j], last - first)
             shares[missing[:, p + j], first:last] = 1 / max(last - first, 1)
         with _threads() as pool:
             readings = pool.map(
@@ -194,9 +223,22 @@ class TreeChains:
         return Guess(standard, gauss, spread, shares)
 
     def _begin(self, table: Table) -> np.ndarray:
-        """(n, p + q) float32 rows for the trees, missing cells at their start."""
-        rows = np.concatenate([table.standard, table.codes], 1).astype(np.float32)
-        return np.where(table.missing, self.start_, rows)
+        """(n, places) float32 rows for the trees, missing cells at their start."""
+        missing, categories = table.missing, [table.codes]
+        if self.shares:
+            categories = [_indicators(c, k) for c, k in zip(table.codes.T, self.cardinalities, strict=True)]
+            widths = [1] * self.numbers + list(self.cardinalities)
+            missing = np.repeat(missing, widths, axis=1)
+        rows = np.concatenate([table.standard, *categories], 1).astype(np.float32)
+        return np.where(missing, self.start_, rows)
+
+    def _commonest(self, table: Table) -> list[np.ndarray]:
+        """What the places of each category hold before the first visit."""
+        known = [codes[codes >= 0] for codes in table.codes.T]
+        if not self.shares:
+            return [np.bincount(codes, minlength=1).argmax(keepdims=True) for codes in known]
+        counts = [np.bincount(c, minlength=k) for c, k in zip(known, self.cardinalities, strict=True)]
+        return [count / max(count.sum(), 1) for count in counts]
 
     def _grow(
         self, table: Table, state: np.ndarray, j: int, number: int, blind: np.ndarray, seed: int
@@ -217,7 +259,7 @@ class TreeChains:
         rows = len(target)
         leaf = max(self.leaf, rows // 3000) if j < p else max(self.leaf, 5, rows // 2000)
         return grow(
-            np.delete(state[chosen], j, 1),
+            self._others(state[chosen], j),
             target,
             trees=self.trees[number],
             leaf=leaf,
@@ -233,18 +275,20 @@ class TreeChains:
         parts: list[tuple[np.ndarray, list[Forest]]],
     ) -> None:
         """Write into `state` what forests say of column j on average, each part of rows by its own."""
-        numbers, rows = self.columns - len(self.cardinalities), np.delete(state, j, 1)
+        rows, at = self._others(state, j), self._at(j)
         asked = [(forest, rows[places]) for places, forests in parts if len(places) for forest in forests]
         heard = pool.map(lambda one: one[0].predict(torch.from_numpy(one[1])).numpy(), asked)
         for places, forests in parts:
             if len(places):
                 said = sum(next(heard) for _ in forests) / len(forests)
-                state[places, j] = said[:, 0] if j < numbers else said.argmax(1)
+                if j < self.numbers:
+                    said = said[:, :1]
+                state[places, at] = said if j < self.numbers or self.shares else said.argmax(1)[:, None]
 
     def _read(self, state: np.ndarray, places: np.ndarray, j: int, chain: np.ndarray) -> np.ndarray:
         """(k, O) what each row's own chain says of its column j in the last round."""
         forests = self.forests_[-1][j]
-        rows, own = np.delete(state[places], j, 1), chain[places]
+        rows, own = self._others(state[places], j), chain[places]
         said = np.empty((len(places), forests[0].values.shape[1]), np.float32)
         for k in np.unique(own):
             said[own == k] = forests[k].predict(torch.from_numpy(rows[own == k])).numpy()
@@ -261,17 +305,34 @@ class TreeChains:
 
     @classmethod
     def from_state(
-        cls, cardinalities: Sequence[int], trees: Sequence[int], folds: int, tensors: Mapping[str, Tensor]
+        cls,
+        columns: int,
+        cardinalities: Sequence[int],
+        trees: Sequence[int],
+        folds: int,
+        tensors: Mapping[str, Tensor],
     ) -> TreeChains:
-        """What `state` wrote; the trees are checked."""
-        chain = cls(cardinalities, trees)
-        chain.start_, chain.order_ = tensors["chain.start"].numpy(), tensors["chain.order"].tolist()
-        chain.columns, chain.chains_ = len(chain.start_), folds
+        """What `state` wrote; the trees are checked.
+
+        Args:
+            columns: p + q.
+            folds: how many chains.
+        """
+        start = tensors["chain.start"].numpy()
+        chain = cls(cardinalities, trees, shares=len(start) > columns)
+        chain.start_, chain.order_ = start, tensors["chain.order"].tolist()
+        chain.columns, chain.chains_ = columns, folds
+        features = {j: len(chain._others(start[None], j)[0]) for j in chain.order_}
         chain.forests_ = [
             {
-                j: [Forest.from_state(tensors, f"chain.{r}.{j}.{k}", chain.columns - 1) for k in range(folds)]
+                j: [Forest.from_state(tensors, f"chain.{r}.{j}.{k}", features[j]) for k in range(folds)]
                 for j in chain.order_
             }
             for r in range(len(chain.trees))
         ]
         return chain
+
+
+def _indicators(codes: np.ndarray, levels: int) -> np.ndarray:
+    """(n,) codes to (n, levels) float32 indicators; a missing code (-1) is all 0."""
+    return np.asarray(codes[:, None] == np.arange(levels), dtype=np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,14 +38,24 @@ class HiddenCells:
         condition = Condition(channels=self.features[indices], known=known)
         return Batch(self.residual[indices], condition, self.counts[indices])
 
+    def __getitem__(self, rows: Tensor) -> HiddenCells:
+        return HiddenCells(*(whole[rows] for whole in self._parts))
 
-def select(copies: list[HiddenCells], rows: Tensor) -> HiddenCells:
-    """These rows of every copy."""
-    parts = [
-        [getattr(copy, name)[rows] for copy in copies]
-        for name in ("features", "residual", "counts", "hidden")
-    ]
-    return HiddenCells(*(torch.cat(part) for part in parts))
+    @property
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.features, self.residual, self.counts, self.hidden
+
+    @classmethod
+    def stacked(cls, pieces: Iterable[HiddenCells], count: int) -> HiddenCells:
+        """`count` pieces of one length one below the other. Each is copied as it comes, as they are large:
+        there is never more in memory than all of them once, and one of them again."""
+        whole: tuple[Tensor, ...] = ()
+        for at, piece in enumerate(pieces):
+            n = len(piece)
+            whole = whole or tuple(part.new_empty(count * n, part.shape[1]) for part in piece._parts)
+            for room, part in zip(whole, piece._parts, strict=True):
+                room[at * n : (at + 1) * n] = part
+        return cls(*whole)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ Writer = Callable[[str, str], Any]
 
 
 def number_writer(column: Column, values: np.ndarray) -> Writer:
-    values = _shaped(column, values)
+    values = shaped(column, values)
 
     def write(held: str, python: str) -> Any:
         if held == "text":
@@ -41,7 +41,7 @@ def number_writer(column: Column, values: np.ndarray) -> Writer:
     return write
 
 
-def _shaped(column: Column, values: np.ndarray) -> np.ndarray:
+def shaped(column: Column, values: np.ndarray) -> np.ndarray:
     """Values rounded to the column's decimals or step, within its observed range."""
     low, high = column.low, column.high
     assert low is not None and high is not None

@@ -20,11 +20,16 @@ from . import plans
 from .checking import check_table
 from .codec import TableCodec
 from .fitted import FittedTable, Missing, column_keys, require_unique
+from .generator import GeneratorSettings
 from .model import ModelSettings
 from .outcome import Outcome, assemble, summary, tell
 from .preview import preview
+from .publishing import publish, save
 from .reading import SUFFIXES, TableSource, join, open_table
+from .synthesis import Synthesis
 
+VERBS = ("impute", "generate")
+"""What a model of a table can serve."""
 ROWS_AT_LEAST, CELLS_AT_A_TIME = 500, 200_000
 """Rows and cells in a unit of work: what an interruption loses at most."""
 
@@ -39,7 +44,10 @@ class TableOptions:
         columns: fill only these.
         key: a column that names the rows; without one a row is known by its position.
         header, delimiter, encoding, decimal, sheet: how the file is written.
-        settings: of the model.
+        settings: of the model that imputes.
+        generator: of the model that generates.
+        only: train for one verb alone, "impute" or "generate"; None is both.
+        constraints: what must hold in every generated row; see `rules`.
     """
 
     missing: Missing = ()
@@ -52,6 +60,14 @@ class TableOptions:
     decimal: str | None = None
     sheet: str | None = None
     settings: ModelSettings | None = None
+    generator: GeneratorSettings | None = None
+    only: str | None = None
+    constraints: tuple[str, ...] = ()
+
+    @property
+    def verbs(self) -> tuple[str, ...]:
+        """What a model is trained to serve."""
+        return VERBS if self.only is None else (self.only,)
 
 
 @dataclass(frozen=True)
@@ -74,6 +90,7 @@ class TabularDomain:
     options: TableOptions = TableOptions()
     name: str = "tabular"
     things: str = "rows"
+    made_at_once: int = 16_384
 
     @staticmethod
     def sniff(path: Path) -> bool:
@@ -183,6 +200,9 @@ class TabularDomain:
             kinds=self.kinds(),
             decimal=opened(survey)[0].decimal if survey is not None else self.options.decimal,
             settings=self.options.settings,
+            verbs=self.options.verbs,
+            generator=self.options.generator,
+            constraints=self.options.constraints,
             seed=seed,
             about=about,
             folder=folder,
@@ -291,12 +311,12 @@ class TabularDomain:
         folder: Path,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
-        """Not yet: models of tables fill in.
-
-        Raises:
-            InputError: `cannot-generate`.
-        """
-        raise InputError("cannot-generate", "models of tables fill in, and do not generate yet")
+        """Rows first ... last - 1."""
+        items = np.arange(first, last)
+        save(
+            _synthesis(fitted, wish).rows(items, progress=partial(progress or _silent, "rows")), items, folder
+        )
+        return {"first": first, "rows": last - first}
 
     def publish(
         self,
@@ -306,8 +326,8 @@ class TabularDomain:
         out: Path,
         facts: Mapping[str, Any],
     ) -> list[str]:
-        """See `generate`."""
-        raise InputError("cannot-generate", "models of tables fill in, and do not generate yet")
+        """The table in one file, CSV unless it is large or was asked for otherwise, and a picture of it."""
+        return publish(_synthesis(fitted, wish), wish, parts, out, facts)
 
     def summary(self, counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The counts of all units in one."""
@@ -316,6 +336,16 @@ class TabularDomain:
     def tell(self, counted: Mapping[str, Any]) -> list[str]:
         """The summary in plain words."""
         return tell(counted)
+
+
+def _silent(label: str, fraction: float) -> None:
+    """Nobody is told."""
+
+
+def _synthesis(fitted: FittedTable, wish: Wish) -> Synthesis:
+    return fitted.synthesis(
+        seed=wish.seed, condition=wish.condition, constraints=wish.constraints, complete=wish.complete
+    )
 
 
 def _differs(what: str, option: str, folder: Path) -> InputError:

@@ -19,7 +19,9 @@ from ...shared.errors import Fault, InputError
 from ...shared.noise import Keys, key_of
 from .codec import Coded, TableCodec
 from .filling import Filling
+from .generator import GeneratorSettings, TableGenerator
 from .model import Filled, ModelSettings, TableModel
+from .synthesis import Synthesis
 
 Missing = Collection[Hashable] | Mapping[Hashable, Collection[Hashable]]
 FORMAT = "ebbtide-table/2"
@@ -119,13 +121,15 @@ class FittedTable:
 
     Args:
         codec: the encoding, learnt from observed cells alone.
-        model: fills the missing part of encoded rows.
+        model: fills the missing part of encoded rows; None when it was not trained to.
         about: JSON-able facts: what it was trained on, when, by which version.
+        generator: draws new rows; None when it was not trained to.
     """
 
     codec: TableCodec
-    model: TableModel
+    model: TableModel | None
     about: dict[str, Any] = field(default_factory=dict)
+    generator: TableGenerator | None = None
 
     @classmethod
     def fit(
@@ -136,6 +140,9 @@ class FittedTable:
         kinds: Mapping[Hashable, str] | None = None,
         decimal: str | None = None,
         settings: ModelSettings | None = None,
+        verbs: Collection[str] = ("impute",),
+        generator: GeneratorSettings | None = None,
+        constraints: Sequence[str] = (),
         seed: int = 0,
         about: Mapping[str, Any] | None = None,
         folder: Path | None = None,
@@ -149,7 +156,10 @@ class FittedTable:
             missing: codes that mean "missing" besides the empty cell, for all columns or by column.
             kinds: column -> kind, where the recognised one is not right.
             decimal: the decimal sign of numbers held as text, where it is known.
-            settings: the model's.
+            settings: of the model that imputes.
+            verbs: what it shall serve: "impute", "generate" or both.
+            generator: settings of the model that generates.
+            constraints: what must hold in every generated row; see `rules`.
             folder: where to keep checkpoints, so that a killed training resumes.
             device: auto, cpu or cuda.
             progress: called with the stage and its fraction done.
@@ -160,18 +170,37 @@ class FittedTable:
         require_rows(frame)
         settings = settings or ModelSettings()
         codec = TableCodec(missing, kinds=dict(kinds or {}), decimal=decimal).fit(frame)
-        model = TableModel.fit(
-            codec.encode(frame),
-            codec.cardinalities,
-            settings,
-            seed=seed,
-            folder=folder,
-            resume=resume,
-            device=device,
-            progress=progress,
-        )
-        facts = {"rows": len(frame), "seed": seed, "settings": asdict(settings)}
-        return cls(codec, model, {**facts, **(about or {})})
+        coded = codec.encode(frame)
+        tell = progress or (lambda stage, fraction: None)
+        share = 0.5 if len(verbs) > 1 else 1.0
+        model = drawing = None
+        facts: dict[str, Any] = {"rows": len(frame), "seed": seed}
+        if "generate" in verbs:
+            drawing = TableGenerator.fit(
+                coded,
+                [column for column in codec.columns_ if column.modelled],
+                generator,
+                rules=constraints,
+                seed=seed,
+                folder=folder and folder / "generate",
+                resume=resume,
+                device=device,
+                progress=lambda label, fraction: tell(label, share * fraction),
+            )
+            facts |= {"generator": asdict(drawing.settings), "rules": drawing.rules.lines}
+        if "impute" in verbs:
+            model = TableModel.fit(
+                coded,
+                codec.cardinalities,
+                settings,
+                seed=seed,
+                folder=folder and folder / "impute",
+                resume=resume,
+                device=device,
+                progress=lambda label, fraction: tell(label, 1 - share + share * fraction),
+            )
+            facts["settings"] = asdict(settings)
+        return cls(codec, model, {**facts, **(about or {})}, drawing)
 
     def fill(
         self,
@@ -194,6 +223,13 @@ class FittedTable:
         Raises:
             InputError: columns that differ from those of training, cells that do not fit their column.
         """
+        if self.model is None:
+            raise InputError(
+                "cannot-impute",
+                "this model generates, and does not fill in",
+                "model",
+                "train with --only impute",
+            )
         if draws < 1:
             raise InputError("draws", "at least one draw is needed", "draws")
         coded = self.codec.encode(frame, first_row=first_row)
@@ -227,6 +263,59 @@ class FittedTable:
             piece = frame.iloc[start : start + size]
             yield self.fill(piece, keys, draws=draws, first_row=first_row + start, **options)
 
+    def synthesis(
+        self,
+        *,
+        seed: int = 0,
+        condition: Mapping[str, str] | None = None,
+        constraints: Sequence[str] = (),
+        complete: bool = False,
+    ) -> Synthesis:
+        """A wish for new rows, ready to be granted.
+
+        Raises:
+            InputError: `cannot-generate`; a wish that cannot be read or granted.
+        """
+        if self.generator is None:
+            raise InputError(
+                "cannot-generate", "this model fills in, and does not generate", "model", "train it anew"
+            )
+        return Synthesis.of(
+            self.codec,
+            self.generator,
+            seed=seed,
+            condition=condition,
+            constraints=constraints,
+            complete=complete,
+        )
+
+    def generate(
+        self,
+        count: int,
+        seed: int = 0,
+        condition: Mapping[str, object] | None = None,
+        *,
+        constraints: Sequence[str] = (),
+        complete: bool = False,
+        progress: Callable[[float], None] | None = None,
+    ) -> pd.DataFrame:
+        """New rows, with the columns and dtypes of the training table; nobody's own.
+
+        Args:
+            count: how many.
+            seed: row i depends on (seed, i) and the wish alone.
+            condition: column -> "70", "60..80", "60..", "F", "F|M" or "*": holds in every row.
+            constraints: what else holds in every row: "start<=end", "age>=18", "total=fare+tip".
+            complete: no missing cells.
+            progress: told the fraction done.
+
+        Raises:
+            InputError: `cannot-generate`; a wish that cannot be read or granted.
+        """
+        words = {str(name): str(value) for name, value in (condition or {}).items()}
+        wish = self.synthesis(seed=seed, condition=words, constraints=constraints, complete=complete)
+        return wish.table(count, progress)
+
     def pieces(self, rows: int, draws: int) -> int:
         """How many pieces `fill_in_pieces` gives."""
         return max(1, math.ceil(rows / self._rows_at_a_time(draws)))
@@ -236,9 +325,18 @@ class FittedTable:
 
     def save(self, folder: Path, *, overwrite: bool = False) -> None:
         """Write the model folder: safetensors, JSON and a sha256 manifest; no code."""
-        config, tensors = self.model.state()
-        facts = {"format": FORMAT, "codec": self.codec.to_dict(), "model": config, "about": self.about}
+        facts, tensors = self._state()
         write_model(Path(folder), facts, tensors, overwrite=overwrite)
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        facts: dict[str, Any] = {"format": FORMAT, "codec": self.codec.to_dict(), "about": self.about}
+        tensors: dict[str, torch.Tensor] = {}
+        for name, part in (("model", self.model), ("generator", self.generator)):
+            if part is not None:
+                facts[name], held = part.state()
+                prefix = "" if name == "model" else f"{name}."
+                tensors |= {prefix + key: tensor for key, tensor in held.items()}
+        return facts, tensors
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -247,24 +345,22 @@ class FittedTable:
         Raises:
             InputError: not such a folder, damaged, or of a version that this one does not read.
         """
-        config, tensors = read_model_of(FORMAT, folder)
-        codec = TableCodec.from_dict(config["codec"])
-        return cls(codec, TableModel.from_state(config["model"], tensors), dict(config["about"]))
+        return cls(*_parts_of(*read_model_of(FORMAT, folder)))
 
     def __getstate__(self) -> dict[str, Any]:
-        config, tensors = self.model.state()
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        return {"codec": self.codec.to_dict(), "model": config, "tensors": arrays, "about": self.about}
+        facts, tensors = self._state()
+        return {"facts": facts, "tensors": {name: tensor.numpy() for name, tensor in tensors.items()}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         tensors = {name: torch.from_numpy(array.copy()) for name, array in state["tensors"].items()}
-        object.__setattr__(self, "codec", TableCodec.from_dict(state["codec"]))
-        object.__setattr__(self, "model", TableModel.from_state(state["model"], tensors))
-        object.__setattr__(self, "about", state["about"])
+        names = ("codec", "model", "about", "generator")
+        for name, part in zip(names, _parts_of(state["facts"], tensors), strict=True):
+            object.__setattr__(self, name, part)
 
     @property
     def can(self) -> tuple[str, ...]:
-        return ("impute",)
+        held = {"impute": self.model, "generate": self.generator}
+        return tuple(verb for verb, part in held.items() if part is not None)
 
     @property
     def description(self) -> list[str]:
@@ -302,3 +398,16 @@ class FittedTable:
     def empty_names(self) -> tuple[str, ...]:
         """The columns that had no observed cell in training."""
         return tuple(column.name for column in self.codec.columns_ if column.observed == 0)
+
+
+def _parts_of(
+    facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> tuple[TableCodec, TableModel | None, dict[str, Any], TableGenerator | None]:
+    """What `_state` wrote, as the arguments of `FittedTable`."""
+    codec = TableCodec.from_dict(facts["codec"])
+    mine = {k.removeprefix("generator."): v for k, v in tensors.items() if k.startswith("generator.")}
+    rest = {k: v for k, v in tensors.items() if not k.startswith("generator.")}
+    model = TableModel.from_state(facts["model"], rest) if "model" in facts else None
+    columns = [column for column in codec.columns_ if column.modelled]
+    drawing = TableGenerator.from_state(columns, facts["generator"], mine) if "generator" in facts else None
+    return codec, model, dict(facts["about"]), drawing

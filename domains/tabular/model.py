@@ -8,7 +8,7 @@ and network and the spread of the draws are chosen (`calibration`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,15 @@ from ...shared.training import TrainingSettings, train
 from .calibration import Calibration, calibrate, centre, interval, mean
 from .chain import Guess, Table, TreeChains
 from .codec import Coded
-from .correction import Correction, HiddenCells, one_thread, select
+from .correction import Correction, HiddenCells, one_thread
 from .space import TableSpace
 
 __all__ = ["Filled", "ModelSettings", "TableModel", "interval"]
 
 Progress = Callable[[str, float], None]
 _ROWS = 256  # the micro-batch of inference: fixed, so that a row's answer does not depend on its company
+_FEW_ROWS, _FEW_LEVELS = 1500, 100  # tables below them are small enough for trees to see levels' shares
+_STOPPING = 3  # copies of the held-out rows on which training is stopped
 _CHUNK = 4096  # rows guessed at once: bounds the memory
 
 
@@ -166,7 +168,10 @@ class TableModel:
         table, fold = scaled(space, coded), _folds(rows, settings.folds, seed)
         held = _held_out(rows, settings, seed)
         tested = held if held.any() else ~held
-        chains = TreeChains(space.cardinalities, settings.trees_for(rows), settings.leaf).fit(
+        # Where rows are few a level is often uncertain, and columns guessed from the likeliest one alone go
+        # astray with it. A level is a place to search for splits: with many of either it would cost time.
+        shares = rows < _FEW_ROWS and space.offsets[-1] <= _FEW_LEVELS
+        chains = TreeChains(space.cardinalities, settings.trees_for(rows), settings.leaf, shares=shares).fit(
             table,
             fold,
             tested,
@@ -183,11 +188,19 @@ class TableModel:
         if p + q == 0 or table.missing.all():
             return model
         if steps := settings.steps_for(rows, p + q):
-            lessons = []
-            for copy in range(settings.copies):
-                tell("hiding cells and guessing them", 0.3 + 0.2 * copy / settings.copies)
-                lessons.append(model._lesson(table, fold, seed, copy))
-            model._learn(lessons, held, steps, seed, folder, resume, device, tell)
+            kept, apart = torch.from_numpy(~held), []
+
+            def lessons() -> Iterator[HiddenCells]:
+                for copy in range(settings.copies):
+                    tell("hiding cells and guessing them", 0.3 + 0.2 * copy / settings.copies)
+                    lesson = model._lesson(table, fold, seed, copy)
+                    if copy < _STOPPING and held.any():
+                        apart.append(lesson[~kept])
+                    yield lesson[kept]
+
+            learned = HiddenCells.stacked(lessons(), settings.copies)
+            test = HiddenCells.stacked(apart, len(apart)) if apart else None
+            model._learn(learned, test, steps, seed, folder, resume, device, tell)
         tell("calibrating on held-out cells", 0.92)
         model.calibration = calibrate(chains, correction, table, coded.numbers, fold, tested, seed)
         tell("fitted", 1.0)
@@ -204,8 +217,8 @@ class TableModel:
 
     def _learn(
         self,
-        lessons: list[HiddenCells],
-        held: np.ndarray,
+        learned: HiddenCells,
+        held_out: HiddenCells | None,
         steps: int,
         seed: int,
         folder: Path | None,
@@ -223,13 +236,12 @@ class TableModel:
             patience=6,
             checkpoint_every=250,
         )
-        kept = torch.from_numpy(~held)
         with one_thread():
             train(
                 self.correction.denoiser,
-                select(lessons, kept),
+                learned,
                 settings,
-                held_out=select(lessons[:3], ~kept) if held.any() else None,
+                held_out=held_out,
                 seed=seed,
                 folder=folder,
                 resume=resume,
@@ -349,7 +361,10 @@ class TableModel:
         """
         settings = ModelSettings.from_dict(config["settings"])
         space = TableSpace.from_state(config["cardinalities"], tensors)
-        chains = TreeChains.from_state(space.cardinalities, settings.trees_for(0), config["chains"], tensors)
+        columns = len(space.means_) + len(space.cardinalities)
+        chains = TreeChains.from_state(
+            columns, space.cardinalities, settings.trees_for(0), config["chains"], tensors
+        )
         correction = Correction.new(space, config["typical"], settings.sampler_steps, **settings.network())
         network = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
         correction.denoiser.network.load_state_dict(network)

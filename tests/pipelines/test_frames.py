@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from ebbtide.domains.tabular import fitted as fitted_module
 from ebbtide.domains.tabular.filling import half_sample_mode
@@ -163,54 +161,6 @@ def test_what_is_not_a_table_is_refused() -> None:
         impute(pd.DataFrame({"a": []}))
     with pytest.raises(InputError, match="table-no-columns"):
         impute(pd.DataFrame(index=[0, 1]))
-
-
-cells = st.one_of(
-    st.none(),
-    st.floats(allow_nan=True, allow_infinity=False, width=32),
-    st.integers(-(2**40), 2**40),
-    st.booleans(),
-    st.text(max_size=4),
-    st.datetimes(min_value=pd.Timestamp("1900-01-01"), max_value=pd.Timestamp("2100-01-01")),
-)
-
-
-@st.composite
-def odd_tables(draw: st.DrawFn) -> pd.DataFrame:
-    """Any columns of cells of one or two sorts; some all missing, some constant."""
-    rows = draw(st.integers(1, 12))
-    width = draw(st.integers(1, 4))
-    columns = {}
-    for name in draw(st.lists(st.text(max_size=3), min_size=width, max_size=width, unique=True)):
-        sort = draw(
-            st.sampled_from(
-                [st.floats(-1e6, 1e6), st.integers(-5, 5), st.booleans(), st.text(max_size=2), cells]
-            )
-        )
-        values = draw(st.lists(st.one_of(st.none(), sort), min_size=rows, max_size=rows))
-        columns[name] = pd.Series(values, dtype=draw(st.sampled_from([None, object])))
-    return pd.DataFrame(columns)
-
-
-@settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(odd_tables())
-def test_observed_cells_of_odd_tables_come_back_as_they_were(table: pd.DataFrame) -> None:
-    try:
-        result = impute(table, draws=2, details=True)
-    except InputError:
-        return
-    blank = table.map(lambda cell: isinstance(cell, str) and not cell.strip())
-    assert not (result.mask & table.notna() & ~blank).any().any()  # only empty cells are ever filled
-    for made in (result.table, *result.tables):
-        assert list(made.columns) == list(table.columns) and made.index.equals(table.index)
-        for place in range(table.shape[1]):
-            for row in np.flatnonzero(~result.mask.iloc[:, place]):
-                old, new = table.iloc[row, place], made.iloc[row, place]
-                assert type(old) is type(new) and (old == new or (pd.isna(old) and pd.isna(new)))
 
 
 def test_what_is_learnt_from_does_not_depend_on_the_order_of_keyed_rows() -> None:

@@ -188,3 +188,76 @@ def test_slips_get_one_line(
     document = said(capsys)
     assert document["error"]["code"] == code  # type: ignore[index]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scans that do not say how they lie, with voxels that are not numbers, and label maps alike."""
+    root = tmp_path_factory.mktemp("odd")
+    for i in range(5):
+        values = brain(i).astype("f4")
+        values[6:9, 8:11, 8] = np.nan
+        for name, array in ((f"p{i}_T1w.nii.gz", values), (f"p{i}_dseg.nii.gz", brain(i) > 120)):
+            image = nib.Nifti1Image(array.astype("f4" if "T1w" in name else "u1"), np.diag([2.0, 2, 2.5, 1]))
+            image.set_sform(None, 0)
+            image.set_qform(None, 0)
+            nib.save(image, root / name)
+    return root
+
+
+ALLOW = ["--assume-spacing", "--missing-nan"]
+
+
+def test_what_is_allowed_is_allowed_by_every_verb(
+    odd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """FAULTS 6 and 7: refused by each verb, unless the user says otherwise."""
+    plan, model = tmp_path / "plan.yaml", tmp_path / "model"
+    refused = [["plan", str(odd), "-o", str(plan)], ["train", str(odd), "-o", str(model)]]
+    for words in refused:
+        for more, code in (([], "nifti-orientation"), (ALLOW[:1], "nifti-not-finite")):
+            assert main([*words, *more, "--json"]) == 2
+            assert said_code(capsys) == code, (words, more)
+        assert not plan.exists() and not model.exists()
+    assert main(["check", str(odd), *ALLOW, "--quiet"]) == 0
+    assert main([*refused[0], *ALLOW, "--quiet"]) == 0
+    written = yaml.safe_load(plan.read_text())
+    assert written["assume_spacing"] and written["missing_nan"] and written["labels"]
+    written["model"] |= SMALL
+    plan.write_text(yaml.safe_dump(written))
+    words = ["train", str(odd), "-o", str(model), "--plan", str(plan), "--device", "cpu", "--json"]
+    capsys.readouterr()
+    assert main(words) == 0  # what the plan allows need not be said again
+    about = said(capsys)["about"]
+    assert about["assume_spacing"] and about["missing_nan"] and about["items"] == 5  # type: ignore[index]
+    fill = ["impute", str(odd), "-o", str(tmp_path / "out"), "--model", str(model), "--draws", "1"]
+    assert main([*fill, *ALLOW, "--json"]) == 0
+    assert said(capsys)["summary"]["filled"] == 5 * 9  # type: ignore[index]
+    filled = np.asarray(nib.load(tmp_path / "out" / "p2_T1w_filled.nii.gz").dataobj)
+    assert np.isfinite(filled).all()
+
+
+def said_code(capsys: pytest.CaptureFixture[str]) -> str:
+    """The code of the one error."""
+    return str(said(capsys)["error"]["code"])  # type: ignore[index]
+
+
+def test_a_plan_names_a_machine_that_there_is(model: Path, folder: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("domain: mri\npreset: 3gb\n")
+    assert main(["train", str(folder), "-o", str(tmp_path / "m"), "--plan", str(plan), "--quiet"]) == 2
+
+
+def test_a_wish_beyond_the_training_is_warned_of(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place, (words, warned) in enumerate(
+        (("age=95", 1), ("age=40..95", 1), ("age=40..50", 0), ("age=*", 0))
+    ):
+        out = tmp_path / str(place)
+        made = ["generate", str(model), "-n", "1", "-o", str(out), "--steps", "1", "--json"]
+        assert main([*made, "--condition", words]) == 0
+        codes = [fault["code"] for fault in said(capsys)["warnings"]]  # type: ignore[attr-defined]
+        assert codes.count("condition-beyond") == warned, words
+        held = json.loads((out / "manifest.json").read_text())["warnings"]
+        assert [fault["code"] for fault in held] == codes

@@ -167,6 +167,15 @@ def test_no_components_is_a_template_with_its_spread():
     assert torch.equal(mean, x)
 
 
+def test_too_few_records_for_components_may_lack_entries_too():
+    x = drawn(3, *SHAPE)
+    seen = drawn(3, *SHAPE, seed=1) < 0.8
+    fitted = GaussianCentre.fit(x * seen, seen, components=2)
+    assert fitted.loadings.shape[1] == 0
+    often = seen.all(0)  # where nothing lacks, the mean is the mean, up to the prior at 0
+    assert (fitted.mean - x.mean(0))[often].abs().max() < 0.3 * x.mean(0)[often].abs().max()
+
+
 def test_cross_fit_holds_out_whole_groups():
     x, groups = drawn(24, 1, 6), torch.arange(24) // 3 + 100
     crossed = CrossFitted.fit(x, None, groups, folds=3, components=2)

@@ -80,6 +80,18 @@ def test_facts_that_cannot_be_learned(names: list[str], code: str) -> None:
     assert error.value.fault.code == code
 
 
+@pytest.mark.parametrize(
+    "age, warned",
+    [("95", True), ("-3", True), ("60..95", True), ("1..70", True), ("60..80", False), ("*", False)],
+)
+def test_what_lies_beyond_the_training_is_said_without_anybodys_value(age: str, warned: bool) -> None:
+    facts = Covariates.fit([{"age": 50.5 + i, "sex": "FM"[i % 2]} for i in range(41)], ["age", "sex"])
+    faults = facts.unlike({"age": age, "sex": "F"})
+    assert [fault.code for fault in faults] == ["condition-beyond"] * warned
+    assert all(fault.severity == "warning" and "52.5 to 88.5" in fault.what for fault in faults)
+    assert not any("50.5" in str(fault) or "90.5" in str(fault) for fault in faults)
+
+
 def test_ids_are_no_covariates() -> None:
     with pytest.raises(InputError) as error:
         Covariates.fit([{"name": f"patient {i}"} for i in range(60)], ["name"])

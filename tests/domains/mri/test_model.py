@@ -12,11 +12,13 @@ import torch
 
 from ebbtide.domains import Request
 from ebbtide.domains.mri.augmentation import ScanAugmentation
-from ebbtide.domains.mri.collection import Collection, collect, read_subject
+from ebbtide.domains.mri.collection import Collection, collect, read_image, read_subject
 from ebbtide.domains.mri.filling import detailed, fill_subject, point
 from ebbtide.domains.mri.holes import Holes, parse_holes
 from ebbtide.domains.mri.model import FittedScans
-from ebbtide.domains.mri.presets import fitted_space, recommended
+from ebbtide.domains.mri.nifti import Volume
+from ebbtide.domains.mri.presets import recommended
+from ebbtide.domains.mri.space import MriSpace
 from ebbtide.shared.errors import InputError
 from ebbtide.shared.grids import GridSettings
 from ebbtide.shared.noise import Keys
@@ -154,18 +156,21 @@ def test_too_few_and_damaged_are_refused(scans: Collection, tmp_path: Path, fold
         FittedScans.fit(bad, settings=TINY, device="cpu")
 
 
-def test_a_grid_too_fine_for_the_machine_is_made_coarser(
-    scans: Collection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ebbtide.domains.mri import presets
+def test_a_grid_too_fine_for_the_machine_is_made_coarser_in_one_look(scans: Collection) -> None:
+    looked = []
 
-    small = presets.Preset(1000, (8,), 1, 1)
-    monkeypatch.setitem(presets.PRESETS, "cpu", small)
-    coarse = fitted_space(list(scans), None, None, None, "cpu")
-    assert np.prod(coarse.size) <= 2000 and coarse.spacing[0] > 2
-    asked = fitted_space(list(scans), 2.0, None, None, "cpu")
+    def read(path: Path) -> Volume:
+        looked.append(path)
+        return read_image(path)
+
+    fine = MriSpace.fit(list(scans), read=read)
+    once = len(looked)
+    coarse = MriSpace.fit(list(scans), most=1000, read=read)
+    assert len(looked) == 2 * once
+    assert np.prod(coarse.size) <= 1000 and np.allclose(coarse.spacing, 1.5 * fine.spacing)
+    asked = MriSpace.fit(list(scans), spacing=2.0, most=1000)
     assert np.allclose(asked.spacing, 2)
-    assert recommended((1, 8, 8, 8), 30, "cpu").widths == (8,)
+    assert recommended((1, 8, 8, 8), 30, "cpu").widths == (40, 80, 112)
 
 
 def test_points_of_draws() -> None:

@@ -1,0 +1,357 @@
+"""The generator of a table: what it knows of the columns, and the network that draws rows.
+
+Absorbing-state diffusion over the columns (`shared.levels`), each made into levels (`parts`); a row is
+drawn by unmasking part after part (`walk`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from torch import Tensor
+
+from ...shared.data import NOTHING
+from ...shared.errors import InputError
+from ...shared.levels import LevelsDenoiser, LevelsNetwork, LevelsShape
+from ...shared.noise import Keys, key_of
+from ...shared.schedules import UniformDensity
+from ...shared.training import Batch, TrainingSettings, train
+from .codec import Coded
+from .columns import Column
+from .correction import one_thread
+from .parts import Parts
+from .rules import Order, Rules, found_anchors, found_orders, found_pairs
+from .walk import Demand, Walk
+
+Progress = Callable[[str, float], None]
+ROWS = 512
+"""The micro-batch of inference: fixed, so that a row does not depend on its company."""
+CANDIDATES = 16
+"""Draws of the columns that ranges were asked of, of which one is taken by its weight."""
+TRIES = 100
+"""How often a row is drawn until it is as demanded."""
+
+
+@dataclass(frozen=True)
+class GeneratorSettings:
+    """How a generator is made. The defaults suit tables of 100 to 100,000 rows on an ordinary machine.
+
+    Args:
+        bins: of a number with many values, at most.
+        rare: a value of fewer rows is no level of its own: it could be somebody's.
+        width, depth, dropout: of the network; width None chooses by the number of rows.
+        steps: training steps, at most; None chooses by the number of rows.
+        batch_size, learning_rate, weight_decay: of the training.
+        patience: validations without a better one, after which it stops.
+        held_out: share of the rows kept for stopping.
+        straight: share of training in the order of generation; the rest hides columns at random.
+    """
+
+    bins: int = 128
+    rare: int = 5
+    width: int | None = None
+    depth: int = 3
+    dropout: float = 0.1
+    steps: int | None = None
+    batch_size: int = 1024
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    patience: int = 4
+    held_out: float = 0.1
+    straight: float = 0.5
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> GeneratorSettings:
+        """From plain JSON."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{name: value for name, value in given.items() if name in known})
+
+    def width_for(self, rows: int) -> int:
+        """Of the network: few rows cannot teach a wide one."""
+        return self.width or (512 if rows > 5000 else 256 if rows > 1000 else 128)
+
+    def steps_for(self, rows: int) -> int:
+        """Training steps: stopping early ends most trainings before."""
+        return self.steps if self.steps is not None else int(np.clip(rows / 15, 300, 3000))
+
+
+class _Rows:
+    """Training rows. Implements `shared.training.Examples`."""
+
+    def __init__(self, levels: np.ndarray) -> None:
+        self.levels = torch.from_numpy(levels.astype(np.float32))
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    def batch(self, indices: Tensor, keys: Keys) -> Batch:
+        x = self.levels[indices]
+        return Batch(x, NOTHING, torch.ones(x.shape, dtype=torch.bool))
+
+
+class TableGenerator:
+    """Made by `fit` or `from_state`; `draw` is what it is for.
+
+    Attributes:
+        settings, parts, rules, groups, shape, denoiser: its parts. `rules` are those that all training
+            rows obeyed and those it was told; `groups` are the combinations of levels that there are.
+    """
+
+    def __init__(
+        self,
+        settings: GeneratorSettings,
+        parts: Parts,
+        rules: Rules,
+        groups: Sequence[tuple[tuple[int, ...], np.ndarray]],
+        denoiser: LevelsDenoiser,
+    ) -> None:
+        self.settings, self.parts, self.rules = settings, parts, rules
+        self.groups, self.denoiser, self.shape = tuple(groups), denoiser, denoiser.network.shape
+
+    @classmethod
+    def fit(
+        cls,
+        coded: Coded,
+        columns: Sequence[Column],
+        settings: GeneratorSettings | None = None,
+        *,
+        rules: Sequence[str] = (),
+        seed: int = 0,
+        folder: Path | None = None,
+        resume: bool = False,
+        device: str = "auto",
+        progress: Progress | None = None,
+    ) -> TableGenerator:
+        """Fit to a table.
+
+        Args:
+            coded: the table.
+            columns: its modelled columns, in the order of the table.
+            rules: what must hold in every row, see `rules`; what held in all training rows is found by
+                itself.
+            folder: where the training keeps its checkpoints; None keeps none.
+            resume: go on from those checkpoints.
+            progress: told what is done, and the fraction of the whole.
+
+        Raises:
+            Diverged, Interrupted, InputError: as `shared.training.train`; rules that cannot be read.
+        """
+        settings = settings or GeneratorSettings()
+        rows = len(coded)
+        settings = replace(settings, width=settings.width_for(rows), steps=settings.steps_for(rows))
+        told = Rules.parse(rules, columns)
+        numbers = [column for column in columns if column.is_number]
+        orders = found_orders(coded, numbers)
+        known = Rules(orders=orders) | told
+        parts = Parts.fit(
+            coded, columns, found_anchors(coded, numbers, orders), bins=settings.bins, rare=settings.rare
+        )
+        levels = parts.encode(coded)
+        shape = parts.shape(levels)
+        groups = [*found_pairs(levels, shape.levels), *_places(parts, told.together)]
+        model = cls(
+            settings,
+            parts,
+            known,
+            [(g, np.unique(levels[:, list(g)], axis=0)) for g in groups],
+            _new(shape, settings, seed),
+        )
+        if len(parts.parts) and rows >= 2:
+            model._learn(levels, seed, folder, resume, device, progress or (lambda label, fraction: None))
+        return model
+
+    def _learn(
+        self, levels: np.ndarray, seed: int, folder: Path | None, resume: bool, device: str, tell: Progress
+    ) -> None:
+        held = _held_out(len(levels), self.settings.held_out, seed)
+        steps = self.settings.steps or 1
+        from ...shared.grids import computes_bfloat16
+
+        training = TrainingSettings(
+            steps=steps,
+            batch_size=min(self.settings.batch_size, max(64, len(levels) // 4)),
+            learning_rate=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            warmup=min(100, steps // 4 + 1),
+            density=UniformDensity(),
+            validate_every=max(steps // 20, 10),
+            validation_draws=2 if held.sum() > 1000 else 8,
+            patience=self.settings.patience,
+            checkpoint_every=250,
+            precision="bf16" if computes_bfloat16() else "fp32",
+        )
+        with one_thread():
+            train(
+                self.denoiser,
+                _Rows(levels[~held]),
+                training,
+                held_out=_Rows(levels[held]) if held.any() else None,
+                seed=seed,
+                folder=folder,
+                resume=resume,
+                device=device,
+                progress=tell,
+            )
+        self.denoiser.to("cpu").eval()
+
+    # ----------------------------------------------------------------------------------------------- draw
+
+    def demand(
+        self,
+        condition: Mapping[str, str] | None = None,
+        rules: Sequence[str] = (),
+        *,
+        complete: bool = False,
+    ) -> Demand:
+        """What is asked of the rows: see `conditions.demanded`."""
+        from .conditions import demanded
+
+        return demanded(self, condition or {}, rules, complete)
+
+    def draw(self, keys: Keys, demand: Demand, progress: Callable[[float], None] | None = None) -> Coded:
+        """Rows that are as demanded; each depends on its key and the demand alone.
+
+        Raises:
+            InputError: `rules-unmet`, what is demanded happens too seldom.
+        """
+        rows = len(keys)
+        width = sum(column.is_category for column in self.parts.columns)
+        out = Coded(np.full((rows, len(self.parts.numbers)), np.nan), np.full((rows, width), -1, np.int32))
+        left = np.arange(rows)
+        for attempt in range(TRIES):
+            starts = range(0, len(left), ROWS)
+            with one_thread():
+                jobs = Parallel(
+                    torch.get_num_threads() if len(starts) > 1 else 1, prefer="threads", return_as="generator"
+                )
+                bad = []
+                walks = jobs(
+                    delayed(self._rows)(keys, left[at : at + ROWS], demand, attempt) for at in starts
+                )
+                for at, (made, broken) in zip(starts, walks, strict=True):
+                    here = left[at : at + ROWS]
+                    out.numbers[here], out.codes[here] = made.numbers, made.codes
+                    bad.append(here[broken])
+                    if progress is not None and attempt == 0:
+                        progress(min(at + ROWS, rows) / rows)
+            left = np.concatenate(bad) if bad else left
+            if not len(left):
+                return out
+        raise InputError(
+            "rules-unmet",
+            f"{len(left)} of {rows} rows break what was asked of them, {TRIES} times in a row",
+            "--condition or --constraint",
+            "ask for less: what is asked together hardly ever happened in training",
+        )
+
+    def _rows(self, keys: Keys, rows: np.ndarray, demand: Demand, attempt: int) -> tuple[Coded, np.ndarray]:
+        """At most `ROWS` rows, padded to that number with the last of them; and which are not as demanded."""
+        padded = torch.from_numpy(np.concatenate([rows, np.full(ROWS - len(rows), rows[-1])]))
+        mine = Keys(keys.seed, keys.items[padded], keys.draws[padded] + (attempt << 20))
+        places, first = list(range(len(self.parts.parts))), list(demand.first)
+        rest = [place for place in places if place not in demand.first]
+        shape = (len(places), 2)
+        walk = Walk(self.parts, demand, self.law, ROWS)
+        if len(first) > 1:
+            walks = []
+            for candidate in range(CANDIDATES):
+                one = Walk(self.parts, demand, self.law, ROWS)
+                one.go(first, mine.uniform(shape, f"candidate {candidate}").numpy())
+                walks.append(one)
+            weights = np.stack([one.weight for one in walks], 1)
+            shares = np.exp(weights - weights.max(1, keepdims=True)).cumsum(1)
+            chosen = (mine.uniform((1,), "chosen").numpy() * shares[:, -1:] >= shares).sum(1)
+            for candidate, one in enumerate(walks):
+                walk.take(one, chosen == candidate)
+        else:
+            rest = [*first, *rest]
+        walk.go(rest, mine.uniform(shape, "cells").numpy())
+        coded = walk.coded()
+        broken = walk.broken(coded)
+        part = slice(0, len(rows))
+        return Coded(coded.numbers[part], coded.codes[part]), broken[part]
+
+    @torch.no_grad()
+    def law(self, levels: np.ndarray, hidden: np.ndarray, place: int) -> np.ndarray:
+        """(R, L) probabilities of the levels of a part, given those that are not hidden."""
+        network = self.denoiser.network
+        record = network.encode(torch.from_numpy(levels), torch.from_numpy(hidden))
+        return network.logits(record, place, place + 1).double().softmax(1).numpy()
+
+    # ---------------------------------------------------------------------------------------------- state
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Plain JSON and tensors, for `shared.artifacts.write_model`."""
+        parts, tensors = self.parts.state()
+        rules = asdict(self.rules)
+        config = {
+            "settings": asdict(self.settings),
+            **parts,
+            "rules": rules,
+            "groups": [list(g) for g, _ in self.groups],
+        }
+        tensors["log_shares"] = torch.tensor(self.shape.log_shares, dtype=torch.float64)
+        tensors |= {
+            f"group.{k}": torch.from_numpy(levels.copy()) for k, (_, levels) in enumerate(self.groups)
+        }
+        tensors |= {f"network.{name}": value for name, value in self.denoiser.network.state_dict().items()}
+        return config, {name: value.contiguous() for name, value in tensors.items()}
+
+    @classmethod
+    def from_state(
+        cls, columns: Sequence[Column], config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> TableGenerator:
+        """What `state` wrote; `columns` are the modelled ones."""
+        settings = GeneratorSettings.from_dict(config["settings"])
+        parts = Parts.from_state(columns, config, tensors)
+        groups = [(tuple(g), tensors[f"group.{k}"].numpy()) for k, g in enumerate(config["groups"])]
+        shape = LevelsShape(
+            tuple(part.levels for part in parts.parts),
+            tuple(part.bins is not None for part in parts.parts),
+            tuple(tensors["log_shares"].tolist()),
+        )
+        denoiser = _new(shape, settings, 0)
+        network = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
+        denoiser.network.load_state_dict(network)
+        return cls(settings, parts, _rules(config["rules"]), groups, denoiser)
+
+
+def _new(shape: LevelsShape, settings: GeneratorSettings, seed: int) -> LevelsDenoiser:
+    with torch.random.fork_rng():
+        torch.manual_seed(key_of(seed, "generator"))
+        width = settings.width or 128
+        network = LevelsNetwork(shape, width=width, depth=settings.depth, dropout=settings.dropout)
+    return LevelsDenoiser(network, range(len(shape.levels)), settings.straight).eval()
+
+
+def _places(parts: Parts, groups: Sequence[tuple[str, ...]]) -> list[tuple[int, ...]]:
+    """The parts of each group of columns."""
+    return [tuple(k for k, part in enumerate(parts.parts) if part.name in names) for names in groups]
+
+
+def _rules(held: Mapping[str, Any]) -> Rules:
+    ranges = {name: (float(low), float(high)) for name, (low, high) in held["ranges"].items()}
+    sums = {
+        name: tuple((int(sign), str(term)) for sign, term in terms) for name, terms in held["sums"].items()
+    }
+    return Rules(
+        ranges,
+        tuple(Order(**order) for order in held["orders"]),
+        sums,
+        tuple(tuple(names) for names in held["together"]),
+        tuple(tuple(names) for names in held["unique"]),
+    )
+
+
+def _held_out(rows: int, share: float, seed: int) -> np.ndarray:
+    """(rows,) True for rows that training is stopped by: 20 to 5,000; none of fewer than 60 rows."""
+    count = 0 if rows < 60 else int(min(max(share * rows, 20), 5000))
+    order = Keys.range(seed, rows).uniform((), "held out for the generator").argsort().argsort().numpy()
+    return np.asarray(order < math.floor(count))
