@@ -1,81 +1,75 @@
-"""Random flips, crops and colours for training on few pictures; a pure function of keys, off at sampling.
+"""Changes that leave a picture plausible: mirrored, moved a little, with another light.
 
-The operations are torchvision's transforms v2; what is random comes from `shared.noise`, so that a picture is
-altered the same way whatever the batch, the order or the number of workers.
+The network is told what was done (`shared.grids.Augmentation`), so that samples, drawn with zeros, are not
+augmented (Karras et al. 2020, 2022).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ...shared.data import like
 from ...shared.noise import Keys
+from .samples import LUMA
 
 
 @dataclass(frozen=True)
-class Augmentation:
-    """How pictures may be altered.
+class PictureAugmentation:
+    """A keyed augmentation of pictures in model space.
 
     Args:
-        flip: mirror half of them, left and right. Not where sides mean something: text, organs.
-        crop: shift by up to this share of each axis; what comes in at the border is its mirror image.
-        colour: change brightness, contrast and saturation by factors in 1 - colour ... 1 + colour.
+        mean, std: of the channels: [0, 1] = mean + std x model space.
+        mirror: chance of exchanging left and right.
+        move: chance of a shift with a change of size; what comes in at the border is the mirror image.
+        tone: chance of another brightness, contrast and (of colours) saturation; opacity keeps its values.
+        shift, scale: largest shift, as a share of each axis; largest change of size.
+        light: largest change of the three factors.
     """
 
-    flip: bool = True
-    crop: float = 0.0
-    colour: float = 0.0
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mirror: float = 0.0
+    move: float = 0.0
+    tone: float = 0.0
+    shift: float = 0.06
+    scale: float = 0.1
+    light: float = 0.2
 
-    def __call__(self, pixels: Tensor, keys: Keys) -> Tensor:
-        """Alter a batch of pictures.
+    def __call__(self, keys: Keys, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, 2 C, H, W), values and what of them is observed, changed alike; and (B, 3) what was done to
+        each: mirrored, moved, toned."""
+        chances = torch.tensor([self.mirror, self.move, self.tone], dtype=torch.float64)
+        done = keys.uniform((3,), "augment") < chances
+        x = torch.where(like(done[:, 0], x), x.flip(-1), x)
+        if done[:, 1].any():
+            x = torch.where(like(done[:, 1], x), self._moved(keys, x), x)
+        if done[:, 2].any():
+            channels = len(self.mean)
+            toned = torch.cat([self._toned(keys, x[:, :channels]), x[:, channels:]], 1)
+            x = torch.where(like(done[:, 2], x), toned, x)
+        return x, done.to(x)
 
-        Args:
-            pixels: (B, C, H, W) in [0, 1]; a fourth channel is opacity and keeps its values.
-            keys: B of them; picture k depends on keys[k] alone.
+    def _moved(self, keys: Keys, x: Tensor) -> Tensor:
+        drawn = 2 * keys.uniform((3,), "motion").to(x) - 1
+        size = 1 + self.scale * drawn[:, 0]
+        # In affine_grid's units an axis is 2 long.
+        shift = 2 * self.shift * drawn[:, 1:]
+        turn = torch.diag_embed(size[:, None].expand(-1, 2))
+        grid = F.affine_grid(torch.cat([turn, shift[:, :, None]], 2), list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
 
-        Returns:
-            (B, C, H, W) in [0, 1].
-        """
-        coin = keys.uniform((), "augment flip") < 0.5
-        places = keys.uniform((2,), "augment crop").tolist()
-        factors = (1 + self.colour * (2 * keys.uniform((3,), "augment colour") - 1)).tolist()
-        return torch.stack(
-            [
-                self._one(one, bool(mirrored), place, factor)
-                for one, mirrored, place, factor in zip(pixels, coin, places, factors, strict=True)
-            ]
-        )
-
-    def _one(self, picture: Tensor, mirrored: bool, place: list[float], factors: list[float]) -> Tensor:
-        import torchvision.transforms.v2.functional as V
-
-        if self.flip and mirrored:
-            picture = V.horizontal_flip(picture)
-        height, width = picture.shape[-2:]
-        rows, columns = int(self.crop * height), int(self.crop * width)
-        if rows or columns:
-            padded = V.pad(picture, [columns, rows, columns, rows], padding_mode="reflect")
-            top, left = int(place[0] * (2 * rows + 1)), int(place[1] * (2 * columns + 1))
-            picture = V.crop(padded, top, left, height, width)
-        return self._coloured(picture, factors) if self.colour else picture
-
-    def _coloured(self, picture: Tensor, factors: list[float]) -> Tensor:
-        import torchvision.transforms.v2.functional as V
-
-        channels = 1 if len(picture) == 1 else 3
-        colour = V.adjust_contrast(V.adjust_brightness(picture[:channels], factors[0]), factors[1])
-        if channels == 3:
-            colour = V.adjust_saturation(colour, factors[2])
-        return torch.cat([colour, picture[channels:]])
-
-    def state(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        return cls(**state)
+    def _toned(self, keys: Keys, x: Tensor) -> Tensor:
+        bright, contrast, saturation = (1 + self.light * (2 * keys.uniform((3,), "tone").to(x) - 1)).unbind(1)
+        std, mean = (torch.tensor(c).to(x)[:, None, None] for c in (self.std, self.mean))
+        kept = 1 if len(self.mean) == 1 else 3
+        light = (x * std + mean)[:, :kept] * like(bright, x)
+        middle = light.mean((1, 2, 3), keepdim=True)
+        light = middle + (light - middle) * like(contrast, x)
+        if kept == 3:
+            grey = torch.einsum("bchw,c->bhw", light, torch.from_numpy(LUMA).to(x))[:, None]
+            light = grey + (light - grey) * like(saturation, x)
+        return torch.cat([(light.clamp(0, 1) - mean[:kept]) / std[:kept], x[:, kept:]], 1)

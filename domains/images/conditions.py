@@ -12,47 +12,40 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from ...shared.covariates import Covariates, Fact
 from ...shared.data import Condition
 from ...shared.errors import Fault, InputError
+from ...shared.noise import Keys
 from .captions import Vocabulary, split
 from .collection import Collection
 
 CLASS_WORDS = ("class", "label")
 UNKNOWN = frozenset(["", "unknown", "any"])
 """Values by which a condition is left open."""
+NO_FACTS = Covariates()
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Classes by name, covariates by name and scale, the words of captions.
+    """Classes by name, numbers by name and scale, the words of captions.
 
     Args:
         class_names: the classes; empty when the model knows none.
-        covariate_names: K names.
-        means, stds, lows, highs: K numbers each, of the known values in training.
+        facts: the numbers.
         vocabulary: of captions; None when there were none.
     """
 
     class_names: tuple[str, ...] = ()
-    covariate_names: tuple[str, ...] = ()
-    means: tuple[float, ...] = ()
-    stds: tuple[float, ...] = ()
-    lows: tuple[float, ...] = ()
-    highs: tuple[float, ...] = ()
+    facts: Covariates = NO_FACTS
     vocabulary: Vocabulary | None = None
 
     @classmethod
     def fit(cls, collection: Collection) -> Self:
-        """Learn names and scales from training data."""
-        c = collection.covariates
+        """Learn names, scales and words from training data."""
+        known = np.isfinite(collection.covariates).any(0)
+        names = [name for name, there in zip(collection.covariate_names, known, strict=True) if there]
         words = Vocabulary.fit(collection.captions) if collection.captions else None
-        if not c.shape[1]:
-            return cls(collection.class_names, vocabulary=words)
-        stds = np.nanstd(c, 0)
-        stds = np.where(stds > 0, stds, 1.0)
-        columns = (np.nanmean(c, 0), stds, np.nanmin(c, 0), np.nanmax(c, 0))
-        scales = (tuple(v.tolist()) for v in columns)
-        return cls(collection.class_names, collection.covariate_names, *scales, vocabulary=words)
+        return cls(collection.class_names, Covariates.fit(_rows(collection), names), words)
 
     @property
     def words(self) -> int:
@@ -60,20 +53,23 @@ class Conditions:
         return len(self.vocabulary) if self.vocabulary is not None else 0
 
     def of(self, collection: Collection) -> Condition:
-        """The condition of the pictures of a collection."""
+        """What is known of the pictures of a collection, whose classes and numbers may be other ones: what
+        the model does not know is left away."""
         captions = collection.captions or (None,) * len(collection)
-        return self.encode(collection.labels, collection.covariates, captions)
+        return self._encoded(collection.labels_among(self.class_names), _rows(collection), captions)
 
-    def known(self, collection: Collection) -> Condition:
-        """The same of other pictures, whose classes and numbers may be other ones; what the model does not
-        know is left away."""
-        labels = collection.labels_among(self.class_names)
-        there = {name: k for k, name in enumerate(collection.covariate_names)}
-        reals = np.full((len(collection), len(self.covariate_names)), np.nan)
-        for k, name in enumerate(self.covariate_names):
-            if name in there:
-                reals[:, k] = collection.covariates[:, there[name]]
-        return self.encode(labels, reals, collection.captions)
+    def _encoded(
+        self,
+        labels: np.ndarray,
+        rows: Sequence[Mapping[str, Fact]],
+        captions: Sequence[str | None],
+    ) -> Condition:
+        """Of B pictures: (B,) positions in `class_names`, -1 where unknown; their numbers; their captions."""
+        return Condition(
+            label=torch.from_numpy(labels.astype(np.int64)) if self.class_names else None,
+            covariates=self.facts.encode(rows),
+            tokens=None if self.vocabulary is None else self.vocabulary.encode(captions),
+        )
 
     def names_of(self, condition: Condition, count: int) -> list[str]:
         """The class of each of `count` pictures in words; "" where it is open."""
@@ -81,42 +77,34 @@ class Conditions:
             return [""] * count
         return [self.class_names[k] if k >= 0 else "" for k in condition.label.tolist()]
 
-    def encode(
-        self, labels: np.ndarray, covariates: np.ndarray, captions: Sequence[str | None] = ()
-    ) -> Condition:
-        """The condition of B pictures.
+    def parse(self, given: Mapping[str, str], keys: Keys, prompt: str | None = None) -> Condition:
+        """What was typed: {"class": "dress", "age": "30..40"} and a prompt. What is not given is unknown.
 
         Args:
-            labels: (B,) positions in `class_names`, -1 where unknown.
-            covariates: (B, K) in their own units, NaN where unknown.
-            captions: B texts, None where unknown; none for all unknown.
-        """
-        reals = (
-            (np.asarray(covariates, np.float64) - self.means) / self.stds if self.covariate_names else None
-        )
-        return Condition(
-            label=torch.from_numpy(np.asarray(labels, np.int64).copy()) if self.class_names else None,
-            covariates=None if reals is None else torch.from_numpy(reals).float(),
-            tokens=self.vocabulary.encode(captions or (None,) * len(labels)) if self.vocabulary else None,
-        )
-
-    def parse(self, given: Mapping[str, str], count: int = 1, prompt: str | None = None) -> Condition:
-        """The condition that was typed, `count` times: {"class": "dress", "age": "30"}, and a prompt. What is
-        not given is unknown.
+            keys: B of them: which place of a range a picture takes.
 
         Raises:
-            InputError: `condition-unknown`, `condition-class`, `condition-number`; as `prompted`.
+            InputError: `condition-class`; as `Covariates.asked`; as `prompted`.
         """
         self.prompted(prompt)
-        label, reals = -1, [math.nan] * len(self.covariate_names)
-        for name, value in given.items():
-            if name.lower() in CLASS_WORDS and self.class_names and name not in self.covariate_names:
-                label = self.label_of(value)
-            elif name in self.covariate_names:
-                reals[self.covariate_names.index(name)] = _number(name, value)
-            else:
-                raise self._unknown(name)
-        return self.encode(np.full(count, label), np.tile(np.array(reals), (count, 1)), (prompt,) * count)
+        label, asked = -1, dict[str, str]()
+        for name, words in given.items():
+            if self.class_names and name.lower() in CLASS_WORDS and name not in self.facts.names:
+                label = self.label_of(words)
+            elif words.strip().casefold() not in UNKNOWN:
+                asked[name] = words
+        self._require_known(asked)
+        rows = self.facts.asked(asked, keys)
+        return self._encoded(np.full(len(keys), label), rows, (prompt,) * len(keys))
+
+    def _require_known(self, asked: Mapping[str, str]) -> None:
+        there = [*(["class"] if self.class_names else []), *self.facts.names]
+        for name in asked.keys() - set(self.facts.names):
+            close = get_close_matches(name, there, 1)
+            near = f"did you mean {close[0]!r}? " if close else ""
+            remedy = f"{near}there are: {', '.join(there)}" if there else "this model takes no condition"
+            what = f"the model knows no condition {name!r}"
+            raise InputError("condition-unknown", what, "--condition", remedy)
 
     def prompted(self, prompt: str | None) -> list[Fault]:
         """Warnings for words that training has not seen.
@@ -165,41 +153,40 @@ class Conditions:
     def beyond(self, given: Mapping[str, str]) -> list[Fault]:
         """Warnings for numbers outside of what was seen in training."""
         faults = []
-        for k, name in enumerate(self.covariate_names):
-            value = _number(name, given[name]) if name in given else math.nan
-            if not (math.isnan(value) or self.lows[k] <= value <= self.highs[k]):
-                seen = f"{self.lows[k]:g} ... {self.highs[k]:g}"
-                what = f"{name} was {seen} in training: what lies outside is a guess"
-                faults.append(Fault("condition-beyond", what, "", f"choose {name} within it", "warning"))
+        for column in self.facts.columns:
+            words = given.get(column.name, "").strip()
+            if words.casefold() in UNKNOWN or column.levels:
+                continue
+            ends = [column.asked(words, place) for place in (0.0, 1.0)]
+            low, high = column.quantiles[0], column.quantiles[-1]
+            if not all(isinstance(end, float) and low <= end <= high for end in ends):
+                what = f"{column.name} was {low:g} ... {high:g} in training: what lies outside is a guess"
+                remedy = f"choose {column.name} within it"
+                faults.append(Fault("condition-beyond", what, "", remedy, "warning"))
         return faults
-
-    def _unknown(self, name: str) -> InputError:
-        there = [*(["class"] if self.class_names else []), *self.covariate_names]
-        close = get_close_matches(name, there, 1)
-        near = f"did you mean {close[0]!r}? " if close else ""
-        remedy = f"{near}there are: {', '.join(there)}" if there else "this model takes no condition"
-        return InputError("condition-unknown", f"the model knows no condition {name!r}", "", remedy)
 
     def state(self) -> dict[str, Any]:
         """Plain JSON."""
-        names = [name for name in self.__dataclass_fields__ if name != "vocabulary"]
         words = None if self.vocabulary is None else self.vocabulary.state()
-        return {name: list(getattr(self, name)) for name in names} | {"vocabulary": words}
+        return {"class_names": list(self.class_names), "facts": self.facts.state(), "vocabulary": words}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """What `state` wrote."""
         words = state.get("vocabulary")
-        held = {name: tuple(value) for name, value in state.items() if name != "vocabulary"}
-        return cls(**held, vocabulary=None if words is None else Vocabulary.from_state(words))
+        return cls(
+            tuple(state["class_names"]),
+            Covariates.from_state(state.get("facts", ())),
+            None if words is None else Vocabulary.from_state(words),
+        )
 
 
-def _number(name: str, text: str) -> float:
-    if text.strip().casefold() in UNKNOWN:
-        return math.nan
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.inf
-    if not math.isfinite(value):
-        raise InputError("condition-number", f"{name}={text!r} is not a number", "", f"write {name}=30, say")
-    return value
+def _rows(collection: Collection) -> list[dict[str, Fact]]:
+    """The numbers of each picture by name; None where unknown."""
+    return [
+        {
+            name: None if math.isnan(value) else value
+            for name, value in zip(collection.covariate_names, row, strict=True)
+        }
+        for row in collection.covariates.tolist()
+    ]

@@ -105,6 +105,7 @@ class ImageDomain:
             size=o.size,
             channels=o.channels,
             mirror=o.mirror,
+            augment=o.augment,
             settings=o.settings,
             seed=seed,
             about=about,

@@ -42,7 +42,7 @@ def fill_pictures(
         torch.stack([placed.values for *_, placed in ready]),
         torch.stack([placed.observed for *_, placed in ready]),
     )
-    condition = fitted.space.conditions.known(pictures.subset(rows))
+    condition = fitted.space.conditions.of(pictures.subset(rows))
     items = torch.tensor([key_of("picture", pictures.names[index]) for index in rows])
     draws, mean = fitted.draw(known, condition, items, request.seed, request.draws)
     for place, (index, picture, hidden, placed) in enumerate(ready):

@@ -18,6 +18,7 @@ from ...shared.errors import Fault, InputError
 from ...shared.grids import GridData, GridModel, GridSettings, computes_bfloat16
 from ...shared.masking import Boxes, Cells, EveryKth, Half, Mixture, Pattern, Strokes
 from ...shared.noise import Keys
+from .augmenting import PictureAugmentation
 from .collection import Collection
 from .pictures import Picture
 from .space import ImageSpace
@@ -27,13 +28,8 @@ Progress = Callable[[str, float], None]
 FORMAT = "ebbtide-images/1"
 FEWEST = 8
 """Pictures below which there is nothing to learn."""
-
-
-def mirrored(keys: Keys, x: Tensor) -> tuple[Tensor, Tensor]:
-    """A `shared.grids.Augmentation`: x (B, 2 C, H, W), values and what of them is observed, half of them left
-    and right exchanged; and (B, 1) which."""
-    done = keys.uniform((1,), "augment") < 0.5
-    return torch.where(done[:, :, None, None], x.flip(-1), x), done.to(x)
+SCARCE = 2000
+"""Pictures below which they are augmented."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +56,7 @@ class FittedImages:
         size: int | tuple[int, int] | None = None,
         channels: int | None = None,
         mirror: bool = False,
+        augment: float | None = None,
         settings: GridSettings | None = None,
         seed: int = 0,
         about: Mapping[str, Any] | None = None,
@@ -74,6 +71,7 @@ class FittedImages:
             pictures: to learn from.
             size, channels: as for `ImageSpace.fit`.
             mirror: show half of them mirrored; samples are not.
+            augment: chance that one is moved, and that it is toned; None: `augmenting`.
             settings: of the model; None chooses by size and number.
             folder, resume, device, progress: of the training.
 
@@ -96,13 +94,16 @@ class FittedImages:
         data = GridData(torch.cat(parts), None, space.conditions.of(pictures))
         captions = space.conditions.vocabulary is not None
         settings = settings or recommended(space.shape, len(pictures), captions=captions)
+        chance = augmenting(len(pictures)) if augment is None else augment
+        scale = (tuple(space.mean.tolist()), tuple(space.std.tolist()))
+        augmentation = PictureAugmentation(*scale, 0.5 if mirror else 0.0, chance, chance)
         model, trained = GridModel.fit(
             data,
             settings,
             pattern(),
             classes=len(space.conditions.class_names),
             words=space.conditions.words,
-            augmentation=mirrored if mirror else None,
+            augmentation=augmentation if chance or mirror else None,
             seed=seed,
             folder=folder,
             resume=resume,
@@ -131,7 +132,7 @@ class FittedImages:
         Raises:
             InputError: as `Conditions.parse`.
         """
-        condition = self.space.conditions.parse(wish, len(keys), prompt)
+        condition = self.space.conditions.parse(wish, keys, prompt)
         if condition.label is None or prompt or not draw:
             return condition
         drawn = (keys.uniform((), "class") * len(self.space.conditions.class_names)).long()
@@ -164,8 +165,7 @@ class FittedImages:
         """
         away = None
         if negative:
-            self.space.conditions.prompted(negative)
-            away = self.space.conditions.parse({}, 1, negative).tokens
+            away = self.space.conditions.parse({}, keys[torch.zeros(1, dtype=torch.int64)], negative).tokens
         start, t_start = None, 1.0
         if like is not None:
             start = self.space.encode(like).values.expand(len(keys), *self.space.shape)
@@ -252,10 +252,9 @@ class FittedImages:
         conditions = self.space.conditions
         if conditions.class_names:
             lines.append(f"condition   class: {', '.join(conditions.class_names[:20])}")
-        for name, low, high in zip(
-            conditions.covariate_names, conditions.lows, conditions.highs, strict=True
-        ):
-            lines.append(f"condition   {name}: {low:g} to {high:g} in training")
+        for column in conditions.facts.columns:
+            low, high = column.quantiles[0], column.quantiles[-1]
+            lines.append(f"condition   {column.name}: {low:g} to {high:g} in training")
         if conditions.vocabulary is not None:
             lines.append(f"condition   --prompt, of {', '.join(conditions.vocabulary.words[:20])}")
         return lines
@@ -295,6 +294,11 @@ def pattern() -> Pattern:
         EveryKth((2, 4), grid=True),
     )
     return Mixture(patterns, (3, 2, 2, 1, 2))
+
+
+def augmenting(pictures: int) -> float:
+    """The chance of augmenting, for so many pictures: what they teach is soon learnt by heart when few."""
+    return 0.3 if pictures < SCARCE else 0.0
 
 
 def recommended(shape: Sequence[int], pictures: int, *, captions: bool = False) -> GridSettings:

@@ -18,6 +18,7 @@ class ImageOptions:
         size: side of the model's pictures, in pixels.
         channels: 1, 3 or 4.
         mirror: show mirrored pictures in training, too.
+        augment: chance in training that a picture is moved, and that its light is changed.
         holes: what to fill.
         settings: of the model.
     """
@@ -25,5 +26,6 @@ class ImageOptions:
     size: int | None = None
     channels: int | None = None
     mirror: bool = False
+    augment: float | None = None
     holes: Holes = NO_HOLES
     settings: GridSettings | None = None

@@ -11,11 +11,11 @@ from ...shared.grids import GridSettings, GridShape, probe
 from .. import Progress
 from ..documents import scalar, section, settings_of, spoken, typed
 from .collection import Collection
-from .model import recommended
+from .model import augmenting, recommended
 from .options import ImageOptions
 from .space import ImageSpace
 
-KEYS = ("size", "channels", "mirror", "model")
+KEYS = ("size", "channels", "mirror", "augment", "model")
 """What a plan of pictures holds."""
 
 
@@ -36,7 +36,13 @@ def decided(
     tell("a short probe", 1.0)
     channels, height, width = space.shape
     size = height if height == width else None
-    options = replace(said, size=said.size or size, channels=channels, settings=settings)
+    options = replace(
+        said,
+        size=said.size or size,
+        channels=channels,
+        augment=augmenting(len(pictures)) if said.augment is None else said.augment,
+        settings=settings,
+    )
     seen = f"{len(pictures):,} pictures, trained on at {height} x {width} pixels of {channels} channel(s)."
     return options, estimate, " ".join([seen, *space.notes])
 
@@ -50,6 +56,8 @@ def written(options: ImageOptions) -> str:
         "",
         "# Show half of the pictures mirrored in training (samples are not). Not where sides mean something.",
         f"mirror: {scalar(options.mirror)}",
+        "# Chance that a picture is moved in training, and that its light is changed (samples are not).",
+        f"augment: {scalar(options.augment)}",
         "",
         "# levels: of Haar packing. components: of the centre. blank: share of examples made from nothing.",
         *section("model", asdict(options.settings or GridSettings())),
@@ -67,6 +75,7 @@ def followed(found: Mapping[str, Any], path: Path, said: ImageOptions) -> ImageO
         "size": typed(found, "size", int, None, path),
         "channels": typed(found, "channels", int, None, path),
         "mirror": typed(found, "mirror", bool, False, path),
+        "augment": typed(found, "augment", (float, int), None, path),
         "settings": settings_of(GridSettings, GridSettings(), typed(found, "model", dict, {}, path), path),
     }
     kept = spoken(said)

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from ebbtide.domains.images.augmenting import Augmentation
+from ebbtide.domains.images.augmenting import PictureAugmentation
 from ebbtide.domains.images.collection import collect
 from ebbtide.domains.images.conditions import Conditions
 from ebbtide.domains.images.framing import around, middle
 from ebbtide.domains.images.pictures import MODES, Picture
 from ebbtide.domains.images.space import ImageSpace
+from ebbtide.shared.covariates import Covariate, Covariates
 from ebbtide.shared.errors import InputError
 from ebbtide.shared.noise import Keys
 
@@ -171,22 +172,26 @@ def test_a_mask_of_another_size_is_refused(noise: Noise) -> None:
 
 @pytest.fixture
 def asked() -> Conditions:
-    return Conditions(
-        ("T-shirt", "dress", "7"), ("age", "dose"), (40.0, 2.0), (10.0, 0.5), (20.0, 1.0), (60.0, 3.0)
-    )
+    age = Covariate("age", 40.0, 10.0, quantiles=(20.0, 40.0, 60.0))
+    dose = Covariate("dose", 2.0, 0.5, quantiles=(1.0, 3.0))
+    return Conditions(("T-shirt", "dress", "7"), Covariates((age, dose)))
 
 
 def test_what_is_typed_becomes_a_condition(asked: Conditions) -> None:
-    told = asked.parse({"class": "dress", "age": "30"}, 3)
+    told = asked.parse({"class": "dress", "age": "30"}, Keys.range(0, 3))
     assert told.label is not None and told.label.tolist() == [1, 1, 1]
     assert told.covariates is not None and told.covariates[:, 0].tolist() == [-1, -1, -1]
     assert told.covariates[:, 1].isnan().all() and told.covariates.dtype == torch.float32
-    nothing = asked.parse({})
+    ranged = asked.parse({"age": "30..50", "dose": "any"}, Keys.range(0, 50)).covariates
+    assert ranged is not None and ranged[:, 1].isnan().all()
+    assert ranged[:, 0].min() < -0.8 and ranged[:, 0].max() > 0.8 and ranged[:, 0].abs().max() <= 1
+    nothing = asked.parse({}, Keys.range(0, 1))
     assert nothing.label is not None and nothing.label.tolist() == [-1]
     assert [asked.label_of(t) for t in ("DRESS", " dress", "7", "0", "any")] == [1, 1, 2, 0, -1]
-    assert asked.beyond({"age": "80"})[0].code == "condition-beyond" and asked.beyond({"age": "60"}) == []
+    assert asked.beyond({"age": "80"})[0].code == "condition-beyond" and asked.beyond({"age": "40..60"}) == []
+    assert len(asked.beyond({"age": "50..70", "dose": "0"})) == 2
     assert Conditions.from_state(json.loads(json.dumps(asked.state()))) == asked
-    assert Conditions().parse({}).label is None
+    assert Conditions().parse({}, Keys.range(0, 1)).label is None
 
 
 @pytest.mark.parametrize(
@@ -196,15 +201,15 @@ def test_what_is_typed_becomes_a_condition(asked: Conditions) -> None:
         ({"class": "9"}, "there are: T-shirt, dress, 7"),
         ({"agee": "3"}, "did you mean 'age'"),
         ({"sex": "f"}, "there are: class, age, dose"),
-        ({"age": "old"}, "not a number"),
-        ({"age": "inf"}, "not a number"),
+        ({"age": "old"}, "age is a number"),
+        ({"age": "inf"}, "age is a number"),
     ],
 )
 def test_a_slip_is_one_line_that_says_what_there_is(
     asked: Conditions, given: dict[str, str], said: str
 ) -> None:
     with pytest.raises(InputError, match=said) as caught:
-        asked.parse(given)
+        asked.parse(given, Keys.range(0, 1))
     assert "\n" not in str(caught.value)
 
 
@@ -216,8 +221,8 @@ def test_conditions_are_learnt_from_what_is_known(tmp_path: Path, noise: Noise) 
     (tmp_path / "metadata.csv").write_text("\n".join(rows))
     found = collect(tmp_path)
     told = Conditions.fit(found)
-    assert told.means == (20.0, 5.0) and told.lows == (10.0, 5.0)
-    encoded = told.encode(found.labels, found.covariates).covariates
+    assert [(c.mean, c.quantiles[0]) for c in told.facts.columns] == [(20.0, 10.0), (5.0, 5.0)]
+    encoded = told.of(found).covariates
     assert encoded is not None and encoded[0, 0] == pytest.approx(-np.sqrt(1.5)) and encoded[1, 0].isnan()
     assert (encoded[:, 1] == 0).all()
 
@@ -225,26 +230,29 @@ def test_conditions_are_learnt_from_what_is_known(tmp_path: Path, noise: Noise) 
 # --- augmentation -------------------------------------------------------------------------------
 
 
-def test_augmentation_depends_on_keys_alone() -> None:
-    pixels = torch.rand(6, 3, 9, 11, generator=torch.Generator().manual_seed(0))
-    change, keys = Augmentation(True, 0.25, 0.3), Keys.range(5, 6)
-    made = change(pixels, keys)
-    order = torch.tensor([4, 0, 5])
-    assert torch.equal(change(pixels[order], keys[order]), made[order])
-    assert not torch.equal(made, change(pixels, Keys.range(6, 6)))
-    assert made.min() >= 0 and made.max() <= 1 and (made - pixels).abs().amax((1, 2, 3)).min() > 0.01
-    assert Augmentation.from_state(change.state()) == change
+def test_augmentation_depends_on_keys_alone_and_tells_what_it_did() -> None:
+    space = ImageSpace((3, 9, 12), torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.25]))
+    changes = PictureAugmentation((0.4, 0.5, 0.6), (0.2, 0.3, 0.25), mirror=0.5, move=0.3, tone=0.3)
+    pixels = torch.rand(40, 3, 9, 12, generator=torch.Generator().manual_seed(0))
+    keys, both = Keys.range(3, 40), torch.cat([space.standardised(pixels), torch.ones(40, 3, 9, 12)], 1)
+    made, done = changes(keys, both)
+    assert done.shape == (40, 3) and (done.mean(0) > 0.1).all() and set(done.unique().tolist()) == {0, 1}
+    rows = torch.tensor([31, 7])
+    again, marks = changes(keys[rows], both[rows])
+    torch.testing.assert_close(again, made[rows])
+    assert torch.equal(marks, done[rows])
+    untouched, only = done.sum(1) == 0, (done[:, 0] == 1) & (done.sum(1) == 1)
+    assert untouched.any() and torch.equal(made[untouched], both[untouched])
+    assert only.any() and torch.equal(made[only], both[only].flip(-1))
+    torch.testing.assert_close(made[:, 3:], both[:, 3:])  # all stays observed
+    shown = made[:, :3] * space.std[:, None, None] + space.mean[:, None, None]
+    assert shown.min() > -1e-4 and shown.max() < 1 + 1e-4
 
 
-def test_half_are_mirrored_and_shifts_reach_every_place() -> None:
-    ramp = torch.arange(12.0).expand(400, 1, 4, 12) / 12
-    mirrored = (Augmentation()(ramp, Keys.range(0, 400))[:, 0, 0, 0] > 0.5).float().mean()
-    assert abs(mirrored - 0.5) < 4.5 * 0.025
-    shift = Augmentation(flip=False, crop=0.25)
-    across = shift(ramp, Keys.range(0, 400))[:, 0, 0, 5] * 12
-    down = shift(ramp.mT, Keys.range(0, 400))[:, 0, 5, 0] * 12
-    for shifted in (across, down):
-        assert sorted(set(shifted.round().tolist())) == [2, 3, 4, 5, 6, 7, 8]
-    opacity = torch.rand(5, 4, 6, 6, generator=torch.Generator().manual_seed(1))
-    changed = Augmentation(False, 0.0, 0.5)(opacity, Keys.range(0, 5))
-    assert torch.equal(changed[:, 3], opacity[:, 3]) and not torch.equal(changed[:, :3], opacity[:, :3])
+def test_opacity_keeps_its_values_when_the_light_changes() -> None:
+    changes = PictureAugmentation((0.0,) * 4, (1.0,) * 4, tone=1.0)
+    x = torch.rand(5, 8, 6, 6, generator=torch.Generator().manual_seed(0))
+    made, _ = changes(Keys.range(0, 5), x)
+    assert torch.equal(made[:, 3:], x[:, 3:]) and (made[:, :3] - x[:, :3]).abs().mean() > 0.02
+    grey, _ = PictureAugmentation((0.0,), (1.0,), tone=1.0)(Keys.range(0, 5), x[:, :2])
+    assert torch.equal(grey[:, 1:], x[:, 1:2]) and not torch.equal(grey[:, :1], x[:, :1])

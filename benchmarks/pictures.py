@@ -1,0 +1,324 @@
+"""Pictures against a plain diffusion model at equal network size and equal time of one processor.
+
+    python benchmarks/pictures.py DATA.npz WORK [--seconds 420] [--count 2000] [--model MODEL]
+
+DATA holds Fashion-MNIST (`x_train y_train x_test y_test`); WORK keeps what was trained: a run goes on.
+
+- `ddpm`: the recipe of diffusers' example of unconditional training (huggingface/diffusers,
+  examples/unconditional_image_generation): its `UNet2DModel`, epsilon prediction, linear betas, 1,000 steps,
+  batches of 16, AdamW, moving average of the weights. Two things are changed: it is told the class, and its
+  learning rate is 5e-4 and not 1e-4, which is meant for hundred times as many steps. Sampled by DDIM.
+- `ebbtide`: `FittedImages.fit` with `recommended` settings at about the same number of weights; or `--model`,
+  one that was trained before.
+
+Both are trained for as many steps as fit into so many seconds of one processor's own time (a machine that is
+busy with other things changes nothing), both in bfloat16 where the processor has it. diffusers is needed for
+the first alone (`pip install diffusers==0.32.2`).
+
+Every picture is compared by a small network that learnt the classes of the real training pictures: the
+Frechet distance, the kernel distance, precision, recall and coverage to real training pictures; `TSTR` is the
+accuracy on real test pictures of a classifier that learnt from the synthetic ones alone. `real`: the test
+pictures in the place of synthetic ones. Then the right half of test pictures is filled in by the model, and
+by RePaint with the same weights and ten times as many calls of the network: PSNR in dB (range 0 to 1) over
+what was hidden, of the mean and of one draw; how much 90 % intervals of the draws cover.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import t as student
+from torch import Tensor
+
+from ebbtide.domains.images.collection import collect
+from ebbtide.domains.images.features import Learnt, learn
+from ebbtide.domains.images.model import FittedImages, recommended
+from ebbtide.shared.data import Condition, Encoded
+from ebbtide.shared.filling import RePaint
+from ebbtide.shared.grids import computes_bfloat16
+from ebbtide.shared.measures import frechet_distance, kernel_distance, prdc, psnr
+from ebbtide.shared.noise import Keys
+from ebbtide.shared.samplers import DDIM
+
+CLASSES = 10
+OURS, THEIRS = (48, 96, 144), (40, 80, 112)
+"""Widths of the networks, of 2.6 million weights each."""
+STEPS = (50, 20, 10)
+Make = Callable[[Tensor, int], Tensor]
+"""(labels, denoising steps) -> pixels (n, 1, 28, 28) in [0, 1]."""
+
+
+def half() -> AbstractContextManager[Any]:
+    """bfloat16 where the processor multiplies it."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=computes_bfloat16())
+
+
+# --- the plain model ----------------------------------------------------------------------------
+
+
+def unet() -> Any:
+    from diffusers import UNet2DModel
+
+    return UNet2DModel(
+        sample_size=28,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=THEIRS,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        num_class_embeds=CLASSES,
+    )
+
+
+def train_ddpm(pixels: Tensor, labels: Tensor, seconds: float, file: Path) -> dict[str, Any]:
+    """Train by the example's recipe, and keep the averaged weights."""
+    from diffusers import DDPMScheduler
+
+    torch.manual_seed(0)
+    network, noising = unet().train(), DDPMScheduler(1000, beta_schedule="linear")
+    average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    optimiser = torch.optim.AdamW(network.parameters(), 5e-4, betas=(0.95, 0.999), weight_decay=1e-6)
+    begun, steps, total = time.process_time(), 0, 100
+    while steps < total:
+        rows = torch.randint(len(pixels), (16,))
+        x, noise, t = 2 * pixels[rows] - 1, torch.randn(16, 1, 28, 28), torch.randint(1000, (16,))
+        with half():
+            guess = network(noising.add_noise(x, noise, t), t, class_labels=labels[rows]).sample
+        loss = F.mse_loss(guess.float(), noise)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        warm = min(1.0, (steps + 1) / (0.05 * total))
+        for group in optimiser.param_groups:
+            group["lr"] = 5e-4 * warm * 0.5 * (1 + math.cos(math.pi * steps / total))
+        optimiser.step()
+        steps += 1
+        decay = min(0.9999, 1 - (1 + steps) ** -0.75)
+        for name, tensor in network.state_dict().items():
+            average[name].lerp_(tensor, 1 - decay)
+        if steps == 20:  # as many as fit: known before the rate begins to fall
+            total = max(100, int(seconds / (time.process_time() - begun) * 20))
+    torch.save(average, file)
+    weights = sum(p.numel() for p in network.parameters())
+    return {"steps": steps, "batch": 16, "seconds": time.process_time() - begun, "weights": weights}
+
+
+def ddpm(file: Path) -> Make:
+    from diffusers import DDIMScheduler
+
+    network = unet()
+    network.load_state_dict(torch.load(file, weights_only=True))
+    network.eval()
+
+    @torch.no_grad()
+    def make(labels: Tensor, steps: int) -> Tensor:
+        sampler = DDIMScheduler(1000, beta_schedule="linear", timestep_spacing="trailing")
+        sampler.set_timesteps(steps)
+        generator, parts = torch.Generator().manual_seed(0), []
+        for told in labels.split(64):
+            x = torch.randn(len(told), 1, 28, 28, generator=generator)
+            for t in sampler.timesteps:
+                with half():
+                    guess = network(x, t, class_labels=told).sample
+                x = sampler.step(guess.float(), t, x).prev_sample
+            parts.append(x)
+        return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
+
+    return make
+
+
+# --- ours ---------------------------------------------------------------------------------------
+
+
+def train_ours(data: Path, seconds: float, folder: Path) -> dict[str, Any]:
+    """Twenty steps tell how many fit; then from the start."""
+    found = collect(data)
+    settings = replace(
+        recommended((1, 28, 28), len(found)), widths=OURS, patience=None, held_out=0.01, steps=20
+    )
+    marks: dict[str, float] = {}
+
+    def tell(label: str, share: float) -> None:
+        if label.startswith("step"):
+            marks.setdefault("first", time.process_time())
+            marks["last"] = time.process_time()
+        elif label.startswith("fitting"):
+            marks["begun"] = time.process_time()
+
+    FittedImages.fit(found, settings=settings, device="cpu", progress=tell)
+    each = (marks["last"] - marks["first"]) / 19
+    steps = max(100, int((seconds - (marks["first"] - marks["begun"])) / each))
+    fitted = FittedImages.fit(found, settings=replace(settings, steps=steps), device="cpu", progress=tell)
+    fitted.save(folder)
+    weights = sum(p.numel() for p in fitted.model.denoiser.network.parameters())
+    spent = time.process_time() - marks["begun"]
+    return {"steps": steps, "batch": settings.batch_size, "seconds": spent, "weights": weights}
+
+
+def ebbtide(fitted: FittedImages) -> Make:
+    def make(labels: Tensor, steps: int) -> Tensor:
+        # Heun's method calls the network twice a step, but for the last.
+        made = fitted.model.generate(
+            Keys.range(0, len(labels)),
+            Condition(label=labels),
+            sampler=fitted.model.sampler((steps + 1) // 2),
+        )
+        return torch.from_numpy(fitted.space.decode_generated(made)).permute(0, 3, 1, 2) / 255
+
+    return make
+
+
+# --- figures ------------------------------------------------------------------------------------
+
+
+def figures(features: Learnt, real: Tensor, made: Tensor) -> dict[str, float]:
+    x, y = features(real), features(made)
+    near = prdc(x, y)
+    return {
+        "frechet": frechet_distance(x, y),
+        "kernel": kernel_distance(x, y),
+        "precision": near.precision,
+        "recall": near.recall,
+        "coverage": near.coverage,
+    }
+
+
+def completion(
+    fitted: FittedImages, x: Tensor, labels: Tensor, draws: int, calls: int
+) -> list[dict[str, Any]]:
+    """The right half of some pictures, by ourselves and by RePaint."""
+    space, model = fitted.space, fitted.model
+    values = space.standardised(x)
+    seen = torch.ones_like(values, dtype=torch.bool)
+    seen[..., values.shape[-1] // 2 :] = False
+    known, condition = Encoded(values * seen, seen), Condition(label=torch.full_like(labels, -1))
+    count = len(x)
+    rows = torch.arange(count).repeat(draws)
+    keys = Keys(0, rows, torch.arange(draws).repeat_interleave(count))
+    sampler = model.sampler((calls + 1) // 2)
+    ours = model.fill(known[rows], keys, condition[rows], sampler=sampler)
+    mean = model.expected(known, Keys.range(0, count), condition)
+    repaint = RePaint(steps=calls, inner=DDIM(eta=1.0), repeats=10)
+    parts = []
+    for some in torch.arange(len(rows)).split(32):
+        told = replace(model.told(condition[rows[some]], len(some)), known=known[rows[some]])
+        with torch.no_grad(), half():
+            parts.append(repaint(model.denoiser, space.shape, keys[some], told, like=values[:0]).float())
+    theirs = torch.where(seen.repeat(draws, 1, 1, 1), values.repeat(draws, 1, 1, 1), torch.cat(parts))
+    wide, table = float(student.ppf(0.95, draws - 1)), []
+    both = (("ebbtide", ours, mean, calls + 2), ("RePaint", theirs, None, 10 * calls))
+    for name, drawn, middle, used in both:
+        drawn = drawn.reshape(draws, *values.shape)
+        middle = drawn.mean(0) if middle is None else middle
+        inside = (values - middle).abs() <= wide * drawn.std(0)
+        shown, one = space.unstandardised(middle), space.unstandardised(drawn[0])
+        hidden = ~seen & (space.unstandardised(values).std(0, keepdim=True) > 0.02)
+        table.append(
+            {
+                "method": name,
+                "calls": used,
+                "mean": float(psnr(shown, x, mask=~seen).mean()),
+                "one draw": float(psnr(one, x, mask=~seen).mean()),
+                "cover": float(inside[hidden].double().mean()),
+            }
+        )
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--seconds", type=float, default=420.0)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--learn", type=int, default=1200, help="steps of the classifiers")
+    parser.add_argument("--fill", type=int, default=64, help="test pictures to complete")
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--only", choices=("ddpm", "ebbtide"))
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    told.work.mkdir(parents=True, exist_ok=True)
+    with np.load(told.data) as held:
+        x, y = torch.from_numpy(held["x_train"])[:, None] / 255, torch.from_numpy(held["y_train"]).long()
+        order = torch.randperm(len(held["x_test"]), generator=torch.Generator().manual_seed(0))
+        test_x = torch.from_numpy(held["x_test"])[order][:, None] / 255
+        test_y = torch.from_numpy(held["y_test"]).long()[order]
+
+    def kept(name: str, work: Callable[[], Any]) -> Any:
+        """What `work` gives as JSON, once."""
+        file = told.work / f"{name}.json"
+        if not file.exists():
+            file.write_text(json.dumps(work()))
+        found = json.loads(file.read_text())
+        print(name, json.dumps(found), flush=True)
+        return found
+
+    makers: dict[str, Callable[[], Make]] = {}
+    if told.only != "ebbtide":
+        file = told.work / "ddpm.pt"
+        kept("train_ddpm", lambda: train_ddpm(x, y, told.seconds, file))
+        makers["ddpm"] = lambda: ddpm(file)
+    folder = told.model or told.work / "ebbtide"
+    if told.only != "ddpm":
+        if told.model is None:
+            kept("train_ebbtide", lambda: train_ours(told.data, told.seconds, folder))
+        makers["ebbtide"] = lambda: ebbtide(FittedImages.load(folder))
+    some = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))[: 5 * told.count]
+    labels = torch.arange(told.count) % CLASSES
+    features = learn(x, y, steps=told.learn)
+    right = (features.predict(test_x) == test_y).double().mean()
+    print(f"the classifier is right on {100 * right:.1f} % of test pictures")
+
+    def useful(pixels: Tensor, classes: Tensor) -> float:
+        learnt = learn(pixels, classes, steps=told.learn)
+        return float((learnt.predict(test_x) == test_y).double().mean())
+
+    def judged(make: Make, steps: int) -> dict[str, float]:
+        begun = time.process_time()
+        made = make(labels, steps)
+        took = time.process_time() - begun
+        found = figures(features, x[some], made) | {"seconds": took}
+        found["agreement"] = float((features.predict(made) == labels).double().mean())
+        if steps == STEPS[0]:
+            found["tstr"] = useful(made, labels)
+            np.save(told.work / "shown.npy", (made[:100] * 255).round().byte().numpy())
+        return found
+
+    real = test_x[: told.count], test_y[: told.count]
+    rows = {
+        "real": kept("real", lambda: figures(features, x[some], real[0]) | {"tstr": useful(x[some], y[some])})
+    }
+    for name, maker in makers.items():
+        for steps in STEPS:
+            rows[f"{name}, {steps} calls"] = kept(f"{name}_{steps}", lambda: judged(maker(), steps))  # noqa: B023
+    columns = ("frechet", "kernel", "precision", "recall", "coverage", "agreement", "tstr", "seconds")
+    print("\n| pictures | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
+    for name, row in rows.items():
+        print(f"| {name} | " + " | ".join(f"{row[c]:.3g}" if c in row else "" for c in columns) + " |")
+    if told.only != "ddpm":
+        fitted, n = FittedImages.load(folder), told.fill
+        table = kept("completion", lambda: completion(fitted, test_x[:n], test_y[:n], 8, 20))
+        print("\n| right half filled by | calls of the network | mean, dB | one draw, dB | 90 % cover |")
+        print("|---|---|---|---|---|")
+        for row in table:
+            numbers = (
+                f"{row['calls']} | {row['mean']:.2f} | {row['one draw']:.2f} | {100 * row['cover']:.0f} %"
+            )
+            print(f"| {row['method']} | {numbers} |")
+
+
+if __name__ == "__main__":
+    main()
