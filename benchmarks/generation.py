@@ -199,7 +199,7 @@ def report(found: list[dict[str, Any]]) -> str:
         lines += ["", f"AUC of boosting trained on the real train split: {_spread(real, 3)}."]
         if ours:
             lines.append(
-                f"Ebbtide: {_spread([one['sample_s'] for one in ours], 0)} s of one core to generate the rows, "
+                f"Ebbtide: {_spread([one['sample_s'] for one in ours], 0)} s of a core to generate the rows, "
                 f"{_spread([one['model_mb'] for one in ours], 1)} MB of model, "
                 f"{max(one['memory_gb'] for one in ours):.1f} GB at the peak, the measures included."
             )

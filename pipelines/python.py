@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from ..domains import Wish
 from .generating import Generated, guided
 from .generating import generate as generate_from
-from .options import GridWords, domain_for, domain_of
+from .options import GridWords, TableWords, domain_for, domain_of
 from .training import TrainedModel
 from .training import train as train_on
 
@@ -23,6 +24,8 @@ def train(
     device: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
+    only: Literal["impute", "generate"] | None = None,
+    constraints: Sequence[str] = (),
 ) -> TrainedModel:
     """Learn from a table, a folder of scans or a folder of pictures, and save a model.
 
@@ -35,11 +38,14 @@ def train(
         device: auto, cpu or cuda.
         resume: go on with a training that was stopped.
         overwrite: replace a model.
+        only: tables: train for one verb alone; None is both.
+        constraints: tables: what must hold in every generated row: ["start<=end", "together(city,country)"].
 
     Raises:
         InputError: bad data, output that exists; a ValueError in one line with what to do.
     """
-    domain, told = domain_for(data, grid=GridWords(condition=",".join(condition) or None))
+    table = TableWords(only=only, constraints=tuple(constraints))
+    domain, told = domain_for(data, table, GridWords(condition=",".join(condition) or None))
     return train_on(
         data,
         out,
@@ -70,6 +76,9 @@ def generate(
     steps: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    constraints: Sequence[str] = (),
+    complete: bool = False,
+    format: Literal["", "csv", "tsv", "parquet", "xlsx"] = "",
 ) -> Generated:
     """Make synthetic data, marked as synthetic.
 
@@ -88,6 +97,9 @@ def generate(
         steps: denoising steps.
         seed: sample i depends on (seed, i) alone.
         overwrite: replace `out`.
+        constraints: tables: what must hold in every row: ["start<=end", "age>=18", "total=fare+tip"].
+        complete: tables: no missing cells.
+        format: tables: of the file; CSV by default, Parquet from a million rows.
 
     Raises:
         InputError: no such model; one that does not know the condition; output that exists.

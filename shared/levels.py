@@ -23,7 +23,7 @@ from .records import ResidualLayer
 from .schedules import Cosine
 
 WAVES, STEEP = 16, 0.5
-"""Smooth functions of the rank that levels of an ordered column share; and how much the fast ones are held down."""
+"""Smooth functions of the rank that levels of an ordered column share; how much fast ones are held down."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class LevelsNetwork(nn.Module):
     def __init__(self, shape: LevelsShape, *, width: int = 512, depth: int = 3, dropout: float = 0.1) -> None:
         super().__init__()
         self.shape = shape
-        total, columns = sum(shape.levels), len(shape.levels)
+        columns = len(shape.levels)
         self.register_buffer("offsets", torch.tensor(shape.offsets[:-1]), persistent=False)
         self.register_buffer("waves", shape.waves(), persistent=False)
         waves, scale = self.waves.shape[1], 1 / math.sqrt(max(columns, 1))

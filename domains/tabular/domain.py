@@ -229,10 +229,17 @@ class TabularDomain:
         codec = TableCodec(self.options.missing, kinds=self.kinds(), decimal=decimal).fit(sample)
         settings = self.options.settings or ModelSettings()
         tell("a short probe", 0.0)
-        estimate = plans.probe(codec.encode(sample), codec.cardinalities, settings, survey.items, seed)
+        coded, estimate = codec.encode(sample), {"minutes": 0.0, "memory_mb": 0.0, "disk_mb": 0.0}
+        if "impute" in self.options.verbs:
+            estimate = plans.probe(coded, codec.cardinalities, settings, survey.items, seed)
+        if "generate" in self.options.verbs:
+            more = plans.probe_generator(coded, codec, self.options.generator or GeneratorSettings(), seed)
+            memory = max(estimate["memory_mb"], more["memory_mb"])
+            estimate = {key: round(estimate[key] + more[key], 2) for key in estimate} | {"memory_mb": memory}
         tell("a short probe", 1.0)
         kinds = {column.name: column.kind for column in codec.columns_}
-        options = replace(self.options, kinds=kinds, settings=settings)
+        generator = self.options.generator or GeneratorSettings()
+        options = replace(self.options, kinds=kinds, settings=settings, generator=generator)
         gone = [int(count) for count in codec.empty(sample).sum(0)]
         modelled = sum(column.modelled for column in codec.columns_)
         seen = (

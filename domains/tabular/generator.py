@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 from ...shared.data import NOTHING
 from ...shared.ema import PowerFunction
 from ...shared.errors import InputError
+from ...shared.grids import computes_bfloat16
 from ...shared.levels import LevelsDenoiser, LevelsNetwork, LevelsShape
 from ...shared.noise import Keys, key_of
 from ...shared.schedules import UniformDensity
@@ -38,7 +40,7 @@ CANDIDATES = 16
 """Draws of the columns that ranges were asked of, of which one is taken by its weight."""
 CALIBRATED = 8192
 """Training rows by which the shares of levels are set right after the training."""
-TRIES = 100
+TRIES = 40
 """How often a row is drawn until it is as demanded."""
 
 
@@ -146,40 +148,64 @@ class TableGenerator:
         Raises:
             Diverged, Interrupted, InputError: as `shared.training.train`; rules that cannot be read.
         """
-        settings = settings or GeneratorSettings()
-        rows = len(coded)
+        model = cls.untrained(coded, columns, settings, rules=rules, seed=seed)
+        if len(model.parts.parts) and len(coded) >= 2:
+            tell = progress or (lambda label, fraction: None)
+            model._learn(model.parts.encode(coded), seed, folder, resume, device, tell)
+        return model
+
+    @classmethod
+    def untrained(
+        cls,
+        coded: Coded,
+        columns: Sequence[Column],
+        settings: GeneratorSettings | None = None,
+        *,
+        rules: Sequence[str] = (),
+        seed: int = 0,
+    ) -> TableGenerator:
+        """What is known before training: the parts, the rules, a network that says the columns' shares."""
+        settings, rows = settings or GeneratorSettings(), len(coded)
         settings = replace(settings, width=settings.width_for(rows), steps=settings.steps_for(rows))
         told = Rules.parse(rules, columns)
         numbers = [column for column in columns if column.is_number]
         orders = found_orders(coded, numbers)
-        known = Rules(orders=orders) | told
-        parts = Parts.fit(
-            coded, columns, found_anchors(coded, numbers, orders), bins=settings.bins, rare=settings.rare
-        )
+        anchors = found_anchors(coded, numbers, orders)
+        parts = Parts.fit(coded, columns, anchors, bins=settings.bins, rare=settings.rare)
         levels = parts.encode(coded)
         shape = parts.shape(levels)
         groups = [*found_pairs(levels, shape.levels), *_places(parts, told.together)]
-        model = cls(
-            settings,
-            parts,
-            known,
-            [(g, np.unique(levels[:, list(g)], axis=0)) for g in groups],
-            _new(shape, settings, seed),
-        )
-        if len(parts.parts) and rows >= 2:
-            model._learn(levels, seed, folder, resume, device, progress or (lambda label, fraction: None))
-        return model
+        seen = [(group, np.unique(levels[:, list(group)], axis=0)) for group in groups]
+        return cls(settings, parts, Rules(orders=orders) | told, seen, _new(shape, settings, seed))
+
+    def seconds_of_a_step(self, coded: Coded) -> float:
+        """How long a step of training takes here: the second of two, which change nothing."""
+        if not self.parts.parts:
+            return 0.0
+        levels = torch.from_numpy(self.parts.encode(coded)).float()
+        x = levels[torch.arange(self._batch(len(levels))) % len(levels)]
+        seconds = 0.0
+        for _ in range(2):
+            begun = monotonic()
+            with one_thread(), torch.autocast("cpu", torch.bfloat16, enabled=computes_bfloat16()):
+                loss = self.denoiser.loss(x, torch.randn_like(x), torch.rand(len(x)), NOTHING, x >= 0)
+            loss.mean().backward()
+            seconds = monotonic() - begun
+        self.denoiser.zero_grad()
+        return seconds
+
+    def _batch(self, rows: int) -> int:
+        """Rows of a batch: of a small table a quarter."""
+        return min(self.settings.batch_size, max(64, rows // 4))
 
     def _learn(
         self, levels: np.ndarray, seed: int, folder: Path | None, resume: bool, device: str, tell: Progress
     ) -> None:
         held = _held_out(len(levels), self.settings.held_out, seed)
         steps = self.settings.steps or 1
-        from ...shared.grids import computes_bfloat16
-
         training = TrainingSettings(
             steps=steps,
-            batch_size=min(self.settings.batch_size, max(64, len(levels) // 4)),
+            batch_size=self._batch(len(levels)),
             learning_rate=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
             ema=PowerFunction(0.08),
@@ -321,6 +347,7 @@ class TableGenerator:
             tuple(part.levels for part in parts.parts),
             tuple(part.bins is not None for part in parts.parts),
             tuple(tensors["log_shares"].tolist()),
+            tuple(tensors["own"].bool().tolist()),
         )
         denoiser = _new(shape, settings, 0)
         network = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}

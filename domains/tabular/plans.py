@@ -16,12 +16,13 @@ import numpy as np
 from ...shared.errors import InputError
 from ..documents import scalar, section, settings_of, typed
 from .codec import Coded, Kind, TableCodec
+from .generator import GeneratorSettings, TableGenerator
 from .model import ModelSettings, TableModel
 
 PROBED = 400
 """Rows of the probe."""
 READING = ("header", "delimiter", "encoding", "decimal", "sheet")
-KEYS = ("missing", "columns", "key", *READING, "model")
+KEYS = ("missing", "columns", "key", *READING, "only", "constraints", "model", "generator")
 """What a plan of a table holds."""
 
 
@@ -90,6 +91,13 @@ def written(options: Any, codec: TableCodec, missing: list[int]) -> str:
     lines += [f"{word}: {scalar(value)}" for word, value in told.items()]
     lines += ["", "# The model; steps: null chooses by the number of rows."]
     lines += section("model", asdict(options.settings or ModelSettings()))
+    lines += ["", "# One verb alone to train for, impute or generate; null: both."]
+    lines += [
+        f"only: {scalar(options.only)}",
+        "# What must hold in every generated row: start<=end, age>=18, ...",
+    ]
+    lines += [f"constraints: {scalar(list(options.constraints))}", "# What generates."]
+    lines += section("generator", asdict(options.generator or GeneratorSettings()))
     return "\n".join(lines) + "\n"
 
 
@@ -112,4 +120,34 @@ def read(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
         "header": typed(found, "header", bool, None, path),
         **{word: typed(found, word, str, None, path) for word in READING if word != "header"},
         "settings": settings_of(ModelSettings, ModelSettings(), typed(found, "model", dict, {}, path), path),
+        "generator": settings_of(
+            GeneratorSettings, GeneratorSettings(), typed(found, "generator", dict, {}, path), path
+        ),
+        "only": _verb(typed(found, "only", str, None, path), path),
+        "constraints": tuple(str(rule) for rule in typed(found, "constraints", list, [], path)),
+    }
+
+
+def _verb(word: str | None, path: Path) -> str | None:
+    if word not in (None, "impute", "generate"):
+        raise InputError(
+            "plan-type", f"there is no verb {word!r}", f"{path}, only", "impute, generate or null"
+        )
+    return word
+
+
+def probe_generator(
+    coded: Coded, codec: TableCodec, settings: GeneratorSettings, seed: int
+) -> dict[str, float]:
+    """Minutes, memory and disk of training what generates, from two of its steps."""
+    columns = [column for column in codec.columns_ if column.modelled]
+    model = TableGenerator.untrained(coded, columns, settings, seed=seed)
+    seconds = model.seconds_of_a_step(coded)
+    steps, weights = model.settings.steps or 1, sum(t.nbytes for t in model.state()[1].values())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        # Validation and the batches' assembly take about a third more.
+        "minutes": round(seconds * steps * 1.3 / 60, 2),
+        "memory_mb": round((peak + 6 * weights) / 2**20),
+        "disk_mb": round(weights / 2**20, 1),
     }

@@ -156,6 +156,8 @@ def _compare(
             continue
         name, word = (high, low) if high in known else (low, high)
         column = _named(name, known, where, number=True)
+        if not any(sign.isdigit() for sign in word):
+            _named(word, known, where)
         value = number_of(column, word, where)
         step = grid_of(column) or math.ulp(value)
         held = ranges.get(name, (-math.inf, math.inf))

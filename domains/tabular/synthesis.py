@@ -15,6 +15,7 @@ from ...shared.noise import Keys
 from .codec import Coded, TableCodec
 from .columns import Column
 from .generator import TRIES, TableGenerator
+from .rules import Rules
 from .walk import Demand
 
 ID = "S{:09d}"
@@ -54,17 +55,13 @@ class Synthesis:
         Raises:
             InputError: a wish that cannot be read or granted.
         """
-        from .rules import Rules
-
         # An id is unique as it is made, so it may be named although nothing is learned of it.
         ids = {column.name for column in codec.columns_ if column.kind == "id"}
         told = Rules.parse(constraints, codec.columns_)
-        texts = [line for line in told.lines if line.startswith("unique(")]
         demand = generator.demand(
             condition, [text for text in constraints if "unique(" not in text], complete=complete
         )
         unique = tuple(dict.fromkeys((*generator.rules.unique, *told.unique)))
-        assert len(texts) == len(told.unique)
         return cls(codec, generator, demand, tuple(group for group in unique if not ids & set(group)), seed)
 
     def rows(
@@ -72,7 +69,7 @@ class Synthesis:
     ) -> Coded:
         """Rows number `items` (n,); a further attempt gives others."""
         at = torch.from_numpy(np.asarray(items, np.int64))
-        keys = Keys(self.seed, at, torch.full_like(at, attempt << 40))
+        keys = Keys(self.seed, at, torch.full_like(at, attempt << 26)  # below are the attempts of `draw`)
         return self.generator.draw(keys, self.demand, progress)
 
     def frame(self, coded: Coded, items: np.ndarray) -> pd.DataFrame:
@@ -123,28 +120,32 @@ class Unique:
         """
         if not self._held:
             return coded
-        names = [c.name for c in self.synthesis.generator.parts.columns]
-        width = coded.numbers.shape[1]
+        names = [column.name for column in self.synthesis.generator.parts.columns]
+        groups = [[names.index(name) for name in group] for group in self.synthesis.unique]
         numbers, codes = coded.numbers.copy(), coded.codes.copy()
-        for row, item in enumerate(items):
-            for attempt in range(1, TRIES + 1):
-                whole = np.concatenate([numbers[row], codes[row].astype(np.float64)])
-                marks = [whole[[names.index(n) for n in group]].tobytes() for group in self.synthesis.unique]
-                if not any(mark in held for mark, held in zip(marks, self._held, strict=True)):
-                    break
-                again = self.synthesis.rows(np.array([item]), attempt)
-                numbers[row], codes[row] = again.numbers[0], again.codes[0]
-            else:
-                raise InputError(
-                    "rules-unmet",
-                    f"row {item + 1} is like an earlier one, {TRIES} times in a row",
-                    f"--constraint unique({','.join(self.synthesis.unique[0])})",
-                    "ask for fewer rows, or for more columns to differ in",
-                )
-            for mark, held in zip(marks, self._held, strict=True):
-                held.add(mark)
-        assert numbers.shape[1] == width
-        return Coded(numbers, codes)
+        left = np.arange(len(items))
+        for attempt in range(1, TRIES + 1):
+            whole = np.concatenate([numbers[left], codes[left].astype(np.float64)], 1)
+            left = left[[not self._accept(row, groups) for row in whole]]
+            if not len(left):
+                return Coded(numbers, codes)
+            again = self.synthesis.rows(items[left], attempt)
+            numbers[left], codes[left] = again.numbers, again.codes
+        raise InputError(
+            "rules-unmet",
+            f"{len(left)} rows are like earlier ones, {TRIES} times in a row",
+            f"--constraint unique({','.join(self.synthesis.unique[0])})",
+            "ask for fewer rows, or for more columns to differ in",
+        )
+
+    def _accept(self, row: np.ndarray, groups: Sequence[Sequence[int]]) -> bool:
+        """Whether a row is new in all groups; then it is remembered."""
+        marks = [row[at].tobytes() for at in groups]
+        if any(mark in held for mark, held in zip(marks, self._held, strict=True)):
+            return False
+        for mark, held in zip(marks, self._held, strict=True):
+            held.add(mark)
+        return True
 
 
 def _blank(column: Column, n: int) -> pd.Series[Any]:

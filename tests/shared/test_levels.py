@@ -1,4 +1,4 @@
-"""Absorbing diffusion over levels: what is hidden, what the network may see, and that it learns a known law."""
+"""Absorbing diffusion over levels: what is hidden, what the network may see, that it learns a known law."""
 
 from __future__ import annotations
 
