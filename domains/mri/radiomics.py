@@ -9,8 +9,8 @@ order, so that they compare between scans.
   object's voxels.
 - `glcm`: grey-level co-occurrence (Haralick 1973) of neighbours within the object, 16 levels, all 13
   directions merged: contrast, correlation, joint energy, joint entropy, inverse difference.
-- `detail`: standard deviation of what is lost when 2, 4 and 8 voxels are averaged; mean gradient per voxel.
-  Grain, blur and checkerboards show here.
+- `detail`: standard deviation of what averaging over boxes of 3, then 5, then 9 voxels takes away; mean
+  gradient per voxel. Grain, blur and checkerboards show here.
 - `mirror symmetry`: correlation with the mirror image.
 - `air`: level and spread of what lies outside the object, where there is a background.
 - `shape`: volume (ml), surface over volume (1/mm), elongation, flatness, extent (mm).
@@ -73,7 +73,7 @@ def intensity(values: np.ndarray, inside: np.ndarray) -> dict[str, float]:
     names = (
         *(f"first {n}" for n in ("mean", "std", "skewness", "kurtosis", "10 %", "90 %", "entropy")),
         *(f"glcm {n}" for n in ("contrast", "correlation", "energy", "entropy", "inverse difference")),
-        *(f"detail {n}" for n in ("2", "4", "8", "gradient")),
+        *(f"detail {n}" for n in ("3", "5", "9", "gradient")),
     )
     if inside.sum() < _FEW:
         return dict.fromkeys(names, float("nan"))
@@ -190,12 +190,12 @@ def _glcm(values: np.ndarray, inside: np.ndarray) -> tuple[float, ...]:
 
 
 def _detail(values: np.ndarray, inside: np.ndarray) -> tuple[float, ...]:
-    """Spread of what each halving takes away, and the mean gradient per voxel."""
+    """Spread of what each wider box takes away, and the mean gradient per voxel."""
     found, left = [], np.where(inside, values, 0).astype(np.float32)
-    for halving in (1, 2, 3):
+    for width in (3, 5, 9):
         # Averaged with a box and put back: what remains is finer than the box.
-        smooth = ndimage.uniform_filter(np.where(inside, values, 0).astype(np.float32), 2**halving)
-        weight = ndimage.uniform_filter(inside.astype(np.float32), 2**halving)
+        smooth = ndimage.uniform_filter(np.where(inside, values, 0).astype(np.float32), width)
+        weight = ndimage.uniform_filter(inside.astype(np.float32), width)
         smooth = np.where(inside, smooth / np.maximum(weight, 1e-3), 0)
         found.append(float((left - smooth)[inside].std()))
         left = smooth

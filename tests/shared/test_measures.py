@@ -21,6 +21,7 @@ from ebbtide.shared.measures import (
     nearest,
     prdc,
     psnr,
+    rbf_distance,
     ssim,
 )
 
@@ -205,3 +206,16 @@ def test_ssim_in_a_mask_sees_the_mask_alone() -> None:
 def test_one_scale_is_ssim() -> None:
     x, y = pictures(2, 1, 15, 21)
     torch.testing.assert_close(ms_ssim(x, y), ssim(x, y))
+
+
+def test_rbf_distance_is_the_double_sum_and_its_p_value_tells_laws_apart() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, y, z = (torch.randn(30, 3, generator=g, dtype=torch.float64) for _ in range(3))
+    width = torch.pdist(x).median()
+    kernel = lambda a, b: torch.exp(-((a - b) ** 2).sum() / (2 * width**2))  # noqa: E731
+    within = [sum(kernel(s[i], s[j]) for i in range(30) for j in range(30) if i != j) / 870 for s in (x, y)]
+    across = sum(kernel(a, b) for a in x for b in y) / 900
+    found, p = rbf_distance(x, y, permutations=99)
+    assert found == pytest.approx(float(within[0] + within[1] - 2 * across)) and p > 0.05
+    moved, certain = rbf_distance(x, z + 1, permutations=99)
+    assert moved > 5 * abs(found) and certain == pytest.approx(0.01)
