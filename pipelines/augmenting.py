@@ -35,6 +35,7 @@ from ..shared.artifacts import swap_in, tool_version
 from ..shared.errors import Fault, InputError
 from ..shared.files import explained, locked, partial_of, refuse_existing, remove
 from . import output_cards
+from .generating import named
 from .manifest import NAME, manifest, model_sha256, sha256_of, write_json
 from .proofs import proof_facts, proof_lines, proof_picture
 
@@ -114,6 +115,7 @@ def augment(
     domain: Domain[Any, Any],
     asked: Asked,
     model: Path | str | None = None,
+    holdout: Path | str | None = None,
     device: str = "auto",
     overwrite: bool = False,
     options: Mapping[str, Any] | None = None,
@@ -122,11 +124,13 @@ def augment(
     """Write the real data with synthetic data added, with card and manifest, and prove what that is worth.
 
     Args:
-        data: a table.
+        data: a table, or a folder of pictures.
         out: a folder that does not exist yet.
         domain: what kind of data it is, with its options.
         asked: how many, of what, how.
         model: trained before, on these data; None trains one now. The proof trains its own, a fold at a time.
+        holdout: pictures that no model saw, in the same classes, on which the proof is made; tables are
+            cross-validated instead.
         device: auto, cpu or cuda.
         overwrite: replace `out`.
         options: what the domain was told, for the manifest.
@@ -137,15 +141,27 @@ def augment(
     """
     data, out, asked = Path(data), Path(out), asked.checked()
     tell = progress or (lambda stage, fraction: None)
-    if not isinstance(domain, TabularDomain):
-        raise InputError("tables-only", f"{domain.things} are not augmented yet", str(data), "give a table")
     refuse_existing(out, overwrite)
+    if domain.name == "mri":
+        remedy = "`ebbtide generate MODEL` makes volumes to add"
+        raise InputError("cannot-augment", "scans are not augmented by this command yet", str(data), remedy)
+    if holdout is not None and isinstance(domain, TabularDomain):
+        what = "tables are cross-validated, and need no holdout"
+        raise InputError("holdout-unused", what, str(holdout), "leave --holdout away")
     with locked(out), explained(out):
         partial = partial_of(out)
         remove(partial)
         partial.mkdir(parents=True)
         try:
-            done = _Table.of(data, domain, asked, model, device, tell).write(partial, out, options or {})
+            if isinstance(domain, TabularDomain):
+                work = _Table.of(data, domain, asked, model, device, tell)
+                done = work.write(partial, out, options or {})
+            else:
+                from .augmenting_pictures import augment_pictures
+
+                done = augment_pictures(
+                    data, partial, out, domain, asked, model, holdout, device, options or {}, tell
+                )
             swap_in(partial, out)
         finally:
             remove(partial)
@@ -222,7 +238,7 @@ class _Table:
         self.describe(folder, out, files, counts, proof, options)
         lines = [*self.lines(made, counts), *(proof_lines(proof) if proof else [])]
         names = (*files, *(output_cards.MADE_BESIDE), NAME)
-        lines.append(f"Wrote {', '.join(names)} in {out}")
+        lines.append(f"Wrote {named(names)} in {out}")
         facts = None if proof is None else proof_facts(proof)
         return Augmented(out, names, counts, facts, tuple(lines), tuple(self.fitted.warnings))
 

@@ -225,7 +225,7 @@ def test_real_rows_in_disguise_help_and_lies_do_harm() -> None:
     assert helped.over(NOTHING).mean > 0.02 and helped.over(NOTHING, "boosted trees").mean > 0.02
     assert harmed.over(NOTHING).high < 0
     assert verdict(harmed)[:2] == ("bad", "It does harm")
-    assert "Train on the real rows alone." in verdict(harmed)[2]
+    assert "Train on the real data alone." in verdict(harmed)[2]
 
 
 def test_what_adds_nothing_changes_nothing_and_is_said_so() -> None:

@@ -174,7 +174,8 @@ class Proof:
         scores: way -> model -> measure -> (splits,).
         ours: the way that is to be proved.
         classical: the other ways that add something.
-        folds, repeats: of the cross-validation.
+        folds, repeats: of the cross-validation; folds is 1 where held-out items were tested instead, and
+            scores are of each of these.
         counts: rows that were added in a fold, the mean, by way.
     """
 
@@ -204,7 +205,13 @@ class Proof:
 
     def over(self, way: str, model: str | None = None) -> Gain:
         """The gain of ours over another way."""
-        return gain(self.of(self.ours, model), self.of(way, model), 1 / (self.folds - 1))
+        share = 1 / (self.folds - 1) if self.folds > 1 else 0.0
+        return gain(self.of(self.ours, model), self.of(way, model), share)
+
+    def spread(self, way: str, model: str | None = None, measure: str | None = None) -> float:
+        """Standard deviation over splits; over held-out items the standard error of the mean."""
+        scores = self.of(way, model, measure)
+        return float(scores.std(ddof=1) / (1 if self.folds > 1 else np.sqrt(len(scores))))
 
 
 def prove(
@@ -358,9 +365,9 @@ def verdict(proof: Proof) -> tuple[str, str, list[str]]:
         level, title = "look", "No difference can be seen"
     words = [_words(proof, NOTHING), _words(proof, proof.best_classical)]
     if level == "look":
-        words.append("A gain, if there is one, cannot be told from chance on so few rows and splits.")
+        words.append("A gain, if there is one, cannot be told from chance with so little data.")
     if none.mean <= 0:
-        words.append("Train on the real rows alone.")
+        words.append("Train on the real data alone.")
     return level, title, words
 
 
@@ -374,9 +381,9 @@ def _words(proof: Proof, way: str) -> str:
 
 
 def rows_of(proof: Proof) -> Sequence[tuple[str, str, float, float]]:
-    """(way, model, mean, standard deviation over splits) of every cell of the table."""
+    """(way, model, mean, spread) of every cell of the table."""
     return [
-        (way, model, float(proof.of(way, model).mean()), float(proof.of(way, model).std(ddof=1)))
+        (way, model, float(proof.of(way, model).mean()), proof.spread(way, model))
         for way in proof.scores
         for model in proof.models
     ]
