@@ -17,12 +17,9 @@ import pandas as pd
 from ..domains import Domain
 from ..domains.tabular import TabularDomain
 from ..domains.tabular.augmenting import (
-    Drawn,
     Made,
-    Maker,
     Sieve,
     Target,
-    Varied,
     columns_of,
     make_rows,
     place_of,
@@ -197,7 +194,7 @@ class _Table:
         """Read and learn."""
         verb = "generate" if asked.vary is None else "impute"
         domain = TabularDomain(replace(domain.options, only=verb))
-        survey = domain.survey(data, tell)
+        survey: Any = domain.survey(data, tell)
         if MARK in survey.source.columns:
             what = f"there is a column {MARK!r} already"
             raise InputError("column-taken", what, str(data), "rename it, or augment the real rows alone")
@@ -224,7 +221,7 @@ class _Table:
         self.tell("making rows", 0.0)
         coded = codec.encode(self.frame)
         sieve = Sieve.of(columns_of(codec), coded)
-        maker = maker_of(self.fitted, self.frame, coded, self.target, self.asked)
+        maker = downstream.maker(self.fitted, self.frame, coded, self.target, self.asked.vary, seed)
         made = make_rows(maker, codec, sieve, self.target.levels, self.asked.wanted(self.target.counts), seed)
         proof = self.prove()
         table = f"{self.data.stem}.augmented{self.data.suffix}"
@@ -277,7 +274,7 @@ class _Table:
         coded = fitted.codec.encode(fold.frame)
         place, _ = place_of(fitted.codec, fold.target.name, balance=False, where=str(self.data))
         target = Target.of(place, coded)
-        maker = maker_of(fitted, fold.frame, coded, target, self.asked)
+        maker = downstream.maker(fitted, fold.frame, coded, target, self.asked.vary, fold.seed)
         sieve = Sieve.of(columns_of(fitted.codec), coded)
         counts = self.asked.wanted(target.counts)
         if not counts.any():
@@ -364,14 +361,6 @@ def require_able(fitted: FittedTable, asked: Asked, model: Path | str | None) ->
         )
 
 
-def maker_of(fitted: FittedTable, frame: pd.DataFrame, coded: Coded, target: Target, asked: Asked) -> Maker:
-    """The way of making rows that was asked for."""
-    name = target.place.name
-    if asked.vary is None:
-        return Drawn(fitted, None if target.place.is_number else name)
-    return Varied(fitted, frame, target.labels(coded), asked.vary, None if target.place.is_number else name)
-
-
 def write_table(path: Path, domain: TabularDomain, survey: Any, made: pd.DataFrame, columns: Any) -> None:
     """The real rows as they were, piece by piece, then the synthetic ones, with a column that tells which."""
     from ..domains.tabular.augmenting import marked_source
@@ -380,12 +369,12 @@ def write_table(path: Path, domain: TabularDomain, survey: Any, made: pd.DataFra
     source = survey.source
     note = {"ebbtide": f"rows with {MARK} = 1 are synthetic: see the manifest"}
     with open_writer(path, source=marked_source(source, MARK), columns=columns, metadata=note) as writer:
-        dtypes = None
+        dtypes: Any = {}
         for frame in source.chunks():
-            dtypes = frame.dtypes if dtypes is None else dtypes
+            dtypes = dtypes if len(dtypes) else frame.dtypes
             writer.write(frame.assign(**{MARK: 0}))
         added = made.reindex(columns=list(source.columns))
-        for name in source.columns if dtypes is not None else ():
+        for name in source.columns if len(dtypes) else ():
             if added[name].dtype != dtypes[name]:
                 added[name] = added[name].astype(dtypes[name], errors="ignore")
         writer.write(added.assign(**{MARK: 1}), np.ones((len(added), len(added.columns) + 1), bool))

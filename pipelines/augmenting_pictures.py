@@ -146,8 +146,8 @@ def augment_pictures(
     names = (*files, *output_cards.MADE_BESIDE, NAME)
     lines = [
         f"{total['real']:,} real pictures, {total['synthetic']:,} synthetic ones added (synthetic_*.png).",
-        f"Of {total['drawn']:,} that were made {total['near_copies_dropped']:,} were near copies of real ones; "
-        "these were dropped.",
+        f"Of {total['drawn']:,} that were made {total['near_copies_dropped']:,} were near copies "
+        "and dropped.",
         *(proof_lines(proof) if proof else ["Whether they help was not measured: --holdout PICTURES does."]),
     ]
     lines.append(f"Wrote {named(names)} in {out}")
