@@ -17,12 +17,9 @@ import pandas as pd
 from ..domains import Domain
 from ..domains.tabular import TabularDomain
 from ..domains.tabular.augmenting import (
-    Drawn,
     Made,
-    Maker,
     Sieve,
     Target,
-    Varied,
     columns_of,
     make_rows,
     place_of,
@@ -35,6 +32,7 @@ from ..shared.artifacts import swap_in, tool_version
 from ..shared.errors import Fault, InputError
 from ..shared.files import explained, locked, partial_of, refuse_existing, remove
 from . import output_cards
+from .generating import named
 from .manifest import NAME, manifest, model_sha256, sha256_of, write_json
 from .proofs import proof_facts, proof_lines, proof_picture
 
@@ -114,6 +112,7 @@ def augment(
     domain: Domain[Any, Any],
     asked: Asked,
     model: Path | str | None = None,
+    holdout: Path | str | None = None,
     device: str = "auto",
     overwrite: bool = False,
     options: Mapping[str, Any] | None = None,
@@ -122,11 +121,13 @@ def augment(
     """Write the real data with synthetic data added, with card and manifest, and prove what that is worth.
 
     Args:
-        data: a table.
+        data: a table, or a folder of pictures.
         out: a folder that does not exist yet.
         domain: what kind of data it is, with its options.
         asked: how many, of what, how.
         model: trained before, on these data; None trains one now. The proof trains its own, a fold at a time.
+        holdout: pictures that no model saw, in the same classes, on which the proof is made; tables are
+            cross-validated instead.
         device: auto, cpu or cuda.
         overwrite: replace `out`.
         options: what the domain was told, for the manifest.
@@ -137,15 +138,27 @@ def augment(
     """
     data, out, asked = Path(data), Path(out), asked.checked()
     tell = progress or (lambda stage, fraction: None)
-    if not isinstance(domain, TabularDomain):
-        raise InputError("tables-only", f"{domain.things} are not augmented yet", str(data), "give a table")
     refuse_existing(out, overwrite)
+    if domain.name == "mri":
+        remedy = "`ebbtide generate MODEL` makes volumes to add"
+        raise InputError("cannot-augment", "scans are not augmented by this command yet", str(data), remedy)
+    if holdout is not None and isinstance(domain, TabularDomain):
+        what = "tables are cross-validated, and need no holdout"
+        raise InputError("holdout-unused", what, str(holdout), "leave --holdout away")
     with locked(out), explained(out):
         partial = partial_of(out)
         remove(partial)
         partial.mkdir(parents=True)
         try:
-            done = _Table.of(data, domain, asked, model, device, tell).write(partial, out, options or {})
+            if isinstance(domain, TabularDomain):
+                work = _Table.of(data, domain, asked, model, device, tell)
+                done = work.write(partial, out, options or {})
+            else:
+                from .augmenting_pictures import augment_pictures
+
+                done = augment_pictures(
+                    data, partial, out, domain, asked, model, holdout, device, options or {}, tell
+                )
             swap_in(partial, out)
         finally:
             remove(partial)
@@ -181,7 +194,7 @@ class _Table:
         """Read and learn."""
         verb = "generate" if asked.vary is None else "impute"
         domain = TabularDomain(replace(domain.options, only=verb))
-        survey = domain.survey(data, tell)
+        survey: Any = domain.survey(data, tell)
         if MARK in survey.source.columns:
             what = f"there is a column {MARK!r} already"
             raise InputError("column-taken", what, str(data), "rename it, or augment the real rows alone")
@@ -208,7 +221,7 @@ class _Table:
         self.tell("making rows", 0.0)
         coded = codec.encode(self.frame)
         sieve = Sieve.of(columns_of(codec), coded)
-        maker = maker_of(self.fitted, self.frame, coded, self.target, self.asked)
+        maker = downstream.maker(self.fitted, self.frame, coded, self.target, self.asked.vary, seed)
         made = make_rows(maker, codec, sieve, self.target.levels, self.asked.wanted(self.target.counts), seed)
         proof = self.prove()
         table = f"{self.data.stem}.augmented{self.data.suffix}"
@@ -222,7 +235,7 @@ class _Table:
         self.describe(folder, out, files, counts, proof, options)
         lines = [*self.lines(made, counts), *(proof_lines(proof) if proof else [])]
         names = (*files, *(output_cards.MADE_BESIDE), NAME)
-        lines.append(f"Wrote {', '.join(names)} in {out}")
+        lines.append(f"Wrote {named(names)} in {out}")
         facts = None if proof is None else proof_facts(proof)
         return Augmented(out, names, counts, facts, tuple(lines), tuple(self.fitted.warnings))
 
@@ -261,7 +274,7 @@ class _Table:
         coded = fitted.codec.encode(fold.frame)
         place, _ = place_of(fitted.codec, fold.target.name, balance=False, where=str(self.data))
         target = Target.of(place, coded)
-        maker = maker_of(fitted, fold.frame, coded, target, self.asked)
+        maker = downstream.maker(fitted, fold.frame, coded, target, self.asked.vary, fold.seed)
         sieve = Sieve.of(columns_of(fitted.codec), coded)
         counts = self.asked.wanted(target.counts)
         if not counts.any():
@@ -348,14 +361,6 @@ def require_able(fitted: FittedTable, asked: Asked, model: Path | str | None) ->
         )
 
 
-def maker_of(fitted: FittedTable, frame: pd.DataFrame, coded: Coded, target: Target, asked: Asked) -> Maker:
-    """The way of making rows that was asked for."""
-    name = target.place.name
-    if asked.vary is None:
-        return Drawn(fitted, None if target.place.is_number else name)
-    return Varied(fitted, frame, target.labels(coded), asked.vary, None if target.place.is_number else name)
-
-
 def write_table(path: Path, domain: TabularDomain, survey: Any, made: pd.DataFrame, columns: Any) -> None:
     """The real rows as they were, piece by piece, then the synthetic ones, with a column that tells which."""
     from ..domains.tabular.augmenting import marked_source
@@ -364,12 +369,12 @@ def write_table(path: Path, domain: TabularDomain, survey: Any, made: pd.DataFra
     source = survey.source
     note = {"ebbtide": f"rows with {MARK} = 1 are synthetic: see the manifest"}
     with open_writer(path, source=marked_source(source, MARK), columns=columns, metadata=note) as writer:
-        dtypes = None
+        dtypes: Any = {}
         for frame in source.chunks():
-            dtypes = frame.dtypes if dtypes is None else dtypes
+            dtypes = dtypes if len(dtypes) else frame.dtypes
             writer.write(frame.assign(**{MARK: 0}))
         added = made.reindex(columns=list(source.columns))
-        for name in source.columns if dtypes is not None else ():
+        for name in source.columns if len(dtypes) else ():
             if added[name].dtype != dtypes[name]:
                 added[name] = added[name].astype(dtypes[name], errors="ignore")
         writer.write(added.assign(**{MARK: 1}), np.ones((len(added), len(added.columns) + 1), bool))

@@ -327,7 +327,7 @@ def generate(
 
 @verb(app)
 def augment(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A table.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A table, or a folder of pictures.")],
     run: Run,
     table: TableWords,
     *,
@@ -343,9 +343,12 @@ def augment(
     ] = None,
     vary: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", help="Real rows with this share of cells drawn anew: 0.5."),
+        typer.Option(metavar="SHARE", help="Real ones, this share of each drawn anew: 0.5."),
     ] = None,
     target: Annotated[Text, typer.Option(metavar="COLUMN", help="Predicted by the proof.")] = None,
+    holdout: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Pictures: never seen, for the proof.")
+    ] = None,
     repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Of the proof's 5 folds.")] = 1,
     proof: Annotated[bool, typer.Option(help="Whether to prove the gain.")] = True,
 ) -> None:
@@ -362,6 +365,7 @@ def augment(
             domain=domain,
             asked=asked,
             model=model,
+            holdout=holdout,
             device=run.device,
             overwrite=run.overwrite,
             options=told,

@@ -112,9 +112,9 @@ def read(truth: Path, folder: Path, domain: TabularDomain) -> Completed:
     tables += [domain.open(folder / name).read() for name in names if name.startswith("draws/")]
     parts = [codec.encode(table) for table in tables]
     modelled = [column for column in codec.columns_ if column.modelled]
-    at = {label: place for place, label in enumerate(filled.columns)}
+    at: dict[Any, int] = {label: place for place, label in enumerate(filled.columns)}
     gaps = [
-        mask[:, [at[column.label] for column in modelled if column.is_number is number]]
+        mask[:, np.array([at[column.label] for column in modelled if column.is_number is number], dtype=int)]
         for number in (True, False)
     ]
     spread = pd.DataFrame(index=filled.index)
@@ -207,7 +207,7 @@ def compared(held: Completed) -> Comparison:
         "spread": list(spread_figures(held)),
         "estimates": list(estimate_figures(held)),
     }
-    faults = ()
+    faults: tuple[Fault, ...] = ()
     if len(held.draws) < 2:
         what = f"{len(held.draws)} completed table(s) were kept: no CRPS, no pooled estimates"
         faults = (Fault("few-draws", what, "COMPLETED", "impute with --all-draws 20", "warning"),)

@@ -386,11 +386,12 @@ def _missing(origin: Origin) -> dict[str, Any]:
 
 def _scan(path: Path) -> dict[str, Any]:
     """Resolution and orientation of a NIfTI file."""
-    import nibabel as nib
+    import nibabel
 
-    image: Any = nib.load(path)  # type: ignore[attr-defined]
+    nib: Any = nibabel  # its functions have no types
+    image = nib.load(path)
     shape, size = (" x ".join(f"{n:.4g}" for n in of[:3]) for of in (image.shape, image.header.get_zooms()))
-    codes = "".join(code or "?" for code in nib.aff2axcodes(image.affine))  # type: ignore[attr-defined]
+    codes = "".join(code or "?" for code in nib.aff2axcodes(image.affine))
     return {"resolution": f"{shape} voxels of {size} mm (the first of them)", "orientation": codes}
 
 

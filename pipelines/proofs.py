@@ -26,7 +26,7 @@ def proof_facts(proof: Proof) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     for way, models in proof.scores.items():
         scores[way] = {
-            model: {m: [rounded(v.mean()), rounded(v.std(ddof=1))] for m, v in found.items()}
+            model: {m: [rounded(v.mean()), rounded(proof.spread(way, model, m))] for m, v in found.items()}
             for model, found in models.items()
         }
     compared = [NOTHING, *proof.classical]
@@ -47,16 +47,23 @@ def proof_facts(proof: Proof) -> dict[str, Any]:
     }
 
 
+def _spread(proof: Proof) -> str:
+    return "standard deviation over splits" if proof.folds > 1 else "standard error"
+
+
 def proof_lines(proof: Proof) -> list[str]:
     """The verdict and a small table, for a person."""
     _, title, words = verdict(proof)
-    splits = proof.folds * proof.repeats
+    splits, items = proof.folds * proof.repeats, len(proof.of(proof.ours))
+    tested = f"on real rows that nobody saw, {splits} splits"
+    if proof.folds == 1:
+        tested = f"of {items:,} held-out items, the mean of {proof.repeats} trainings"
     width = max(len(way) for way in proof.scores)
     head = f"  {'':<{width}}  " + "  ".join(f"{model:>15}" for model in proof.models)
     told = [
-        f"{title}: predicting {proof.target} on real rows that nobody saw, {splits} splits.",
+        f"{title}: predicting {proof.target} {tested}.",
         *(f"  {sentence}" for sentence in words),
-        f"  {proof.measure}, mean ± standard deviation over splits:",
+        f"  {proof.measure}, mean ± {_spread(proof)}:",
         head,
     ]
     cells: dict[str, list[str]] = {}
@@ -88,17 +95,15 @@ def _scores(axes: Any, proof: Proof) -> None:
         for way, shift in zip(ways, shifts, strict=True):
             scores = proof.of(way, model)
             height = at + shift
-            axes.plot(scores, np.full(len(scores), height), "|", color=colors[way], ms=5, alpha=0.5)
-            axes.hlines(
-                height, scores.mean() - scores.std(), scores.mean() + scores.std(), color=colors[way], lw=1.6
-            )
+            if proof.folds > 1:
+                axes.plot(scores, np.full(len(scores), height), "|", color=colors[way], ms=5, alpha=0.5)
+            low, high = (scores.mean() + side * proof.spread(way, model) for side in (-1, 1))
+            axes.hlines(height, low, high, color=colors[way], lw=1.6)
             label = way if at == 0 else None
             axes.plot(scores.mean(), height, markers[way], color=colors[way], ms=6, label=label)
     axes.set_yticks(range(len(proof.models)), proof.models, fontsize=9)
     axes.invert_yaxis()
-    axes.set_xlabel(
-        f"{proof.measure} on real rows (mean, standard deviation, every split)", color=INK, fontsize=9
-    )
+    axes.set_xlabel(f"{proof.measure} on real data (mean and {_spread(proof)})", color=INK, fontsize=9)
     axes.grid(axis="x", color=FAINT, lw=0.6)
     axes.set_axisbelow(True)
     axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(ways))

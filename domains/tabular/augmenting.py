@@ -7,7 +7,7 @@ hides a part of their cells at random and draws these given the rest: the larger
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -30,6 +30,8 @@ each other."""
 FURTHER = 0.995
 """It is implausible when its fifth real neighbour is further away than that of this share of real rows."""
 NEIGHBOUR = 5
+DRAWS = 6
+"""Rounds in which a taught maker looks for rows of a class."""
 ROUNDS = 4
 """How often rows that were dropped are made up for."""
 CLASSES = 50
@@ -57,9 +59,7 @@ class Drawn:
 
     def make(self, level: Hashable | None, count: int, seed: int) -> pd.DataFrame:
         condition = {} if level is None or self.target is None else {self.target: str(level).strip()}
-        generate: Any = self.fitted.generate  # type: ignore[attr-defined]
-        made: pd.DataFrame = generate(count, seed=seed, condition=condition)
-        return made
+        return self.fitted.generate(count, seed=seed, condition=condition)
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,76 @@ class Varied:
         return emptied(filled, empty | ~modelled)
 
 
+@dataclass(frozen=True)
+class Taught:
+    """Rows of another maker, whose class is drawn from what a teacher says of the rest of the row.
+
+    A generator that learnt little gives rows whose class does not follow from them; a mean of models that
+    learnt the class from the real rows knows it better. So rows of any class are made, each is given a
+    class by chance, with the teacher's probabilities, and those of the class that is wanted are kept:
+    augmented distillation (Fakoor et al. 2020, "Fast, Accurate, and Simple Models for Tabular Data via
+    Augmented Distillation").
+
+    Args:
+        inner: makes the rows.
+        codec: of the real rows.
+        teacher: rows as numbers and codes -> (n, k) probabilities of the target's levels.
+        target: the target.
+        cells: (k,) how each level is written in the table; None where no row has it.
+    """
+
+    inner: Maker
+    codec: TableCodec
+    teacher: Callable[[Coded], np.ndarray]
+    target: Target
+    cells: tuple[Any, ...]
+
+    @classmethod
+    def of(
+        cls,
+        inner: Maker,
+        codec: TableCodec,
+        teacher: Callable[[Coded], np.ndarray],
+        target: Target,
+        frame: pd.DataFrame,
+        coded: Coded,
+    ) -> Taught:
+        """With the cells of the real rows `frame`, which are `coded`."""
+        label = target.place.column.label
+        codes = coded.codes[:, target.place.at]
+        first = [np.flatnonzero(codes == level) for level in range(len(target.levels))]
+        cells = tuple(frame[label].iloc[rows[0]] if len(rows) else None for rows in first)
+        return cls(inner, codec, teacher, target, cells)
+
+    def make(self, level: Hashable | None, count: int, seed: int) -> pd.DataFrame:
+        wanted_code = self.target.levels.index(level)
+        rng = np.random.default_rng([seed, 72])
+        shares = self.target.counts / self.target.counts.sum()
+        kept: list[pd.DataFrame] = []
+        for turn in range(DRAWS):
+            left = count - sum(map(len, kept))
+            if left <= 0:
+                break
+            size = min(int(1.3 * left / max(shares[wanted_code], 0.02)) + 20, 20 * count + 100)
+            each = rng.multinomial(size, shares)
+            made = pd.concat(
+                [
+                    self.inner.make(other, int(n), seed + 7919 * (turn + 1) + at)
+                    for at, (other, n) in enumerate(zip(self.target.levels, each, strict=True))
+                    if n
+                ],
+                ignore_index=True,
+            )
+            said = self.teacher(self.codec.encode(made)).cumsum(1)
+            drawn = (rng.random((len(made), 1)) * said[:, -1:] >= said).sum(1)
+            rows = rng.permutation(np.flatnonzero(drawn == wanted_code))[:left]
+            chosen = made.iloc[rows].reset_index(drop=True)
+            label = self.target.place.column.label
+            chosen[label] = pd.Series([self.cells[wanted_code]] * len(chosen)).astype(made[label].dtype)
+            kept.append(chosen)
+        return pd.concat(kept, ignore_index=True)
+
+
 def _in_order(codec: TableCodec, frame: pd.DataFrame) -> list[Column]:
     known = {column.label: column for column in codec.columns_}
     return [known[label] for label in frame.columns]
@@ -108,11 +178,11 @@ def _in_order(codec: TableCodec, frame: pd.DataFrame) -> list[Column]:
 def emptied(frame: pd.DataFrame, where: np.ndarray) -> pd.DataFrame:
     """The frame with nothing in the cells of `where` (n, columns); dtypes stay where they can."""
     out = frame.copy()
-    for j in np.flatnonzero(where.any(0)):
+    for j in np.flatnonzero(where.any(0)).tolist():
         series: Any = out.iloc[:, j]
         if isinstance(series.dtype, np.dtype) and series.dtype.kind in "iub":
             series = series.astype("float64" if series.dtype.kind != "b" else "object")
-        out.isetitem(int(j), series.mask(where[:, j]))
+        out.isetitem(j, series.mask(where[:, j]))
     return out
 
 

@@ -12,6 +12,7 @@ from ebbtide.domains.tabular.augmenting import (
     ROUNDS,
     Sieve,
     Target,
+    Taught,
     columns_of,
     emptied,
     make_rows,
@@ -29,6 +30,7 @@ from ebbtide.domains.tabular.measures.downstream import (
     nothing,
     prove,
     smote,
+    teacher,
     verdict,
 )
 from ebbtide.shared.errors import InputError
@@ -225,7 +227,7 @@ def test_real_rows_in_disguise_help_and_lies_do_harm() -> None:
     assert helped.over(NOTHING).mean > 0.02 and helped.over(NOTHING, "boosted trees").mean > 0.02
     assert harmed.over(NOTHING).high < 0
     assert verdict(harmed)[:2] == ("bad", "It does harm")
-    assert "Train on the real rows alone." in verdict(harmed)[2]
+    assert "Train on the real data alone." in verdict(harmed)[2]
 
 
 def test_what_adds_nothing_changes_nothing_and_is_said_so() -> None:
@@ -243,3 +245,30 @@ def test_what_adds_nothing_changes_nothing_and_is_said_so() -> None:
     assert made["well"] == 0 and made["ill"] == -np.diff(
         [seen[0].frame["outcome"].eq(x).sum() for x in ("well", "ill")]
     )
+
+
+# ------------------------------------------------------------------------------------------ a taught class
+
+
+class Blind:
+    """Rows whose class says nothing of them."""
+
+    def make(self, level: Hashable | None, count: int, seed: int) -> pd.DataFrame:
+        made = people(count, seed + 17)
+        return made.assign(outcome=np.random.default_rng(seed).permutation(made["outcome"]))
+
+
+def test_a_teacher_gives_blind_rows_their_class() -> None:
+    frame = people(400, 11)
+    fold = fold_of(frame, [0, 0])
+    say = teacher(fold)
+    assert np.allclose(say(fold.coded).sum(1), 1)
+    target = Target.of(fold.target, fold.coded)
+    taught = Taught.of(Blind(), fold.codec, say, target, frame, fold.coded)
+    made = pd.concat([taught.make(level, 150, 3) for level in ("ill", "well")], ignore_index=True)
+    assert made["outcome"].value_counts().to_dict() == {"ill": 150, "well": 150}
+    apart = made.groupby("outcome")["a"].mean()
+    blind = Blind().make(None, 300, 3).groupby("outcome")["a"].mean()
+    assert apart["ill"] - apart["well"] > 0.4 > abs(blind["ill"] - blind["well"])
+    again = taught.make("ill", 150, 3)
+    pd.testing.assert_frame_equal(again, made.iloc[:150])

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..augmenting import Drawn, Maker, Target, Taught, Varied
 from ..codec import Coded, TableCodec
-from .learners import boosted, class_auc, features
+from ..fitted import FittedTable
+from .learners import LEVELS_AT_MOST, boosted, class_auc, features
 from .pair import Pair, Place, stacked, take
 from .spaces import Space, nearest
 
@@ -174,7 +176,8 @@ class Proof:
         scores: way -> model -> measure -> (splits,).
         ours: the way that is to be proved.
         classical: the other ways that add something.
-        folds, repeats: of the cross-validation.
+        folds, repeats: of the cross-validation; folds is 1 where held-out items were tested instead, and
+            scores are of each of these.
         counts: rows that were added in a fold, the mean, by way.
     """
 
@@ -204,7 +207,13 @@ class Proof:
 
     def over(self, way: str, model: str | None = None) -> Gain:
         """The gain of ours over another way."""
-        return gain(self.of(self.ours, model), self.of(way, model), 1 / (self.folds - 1))
+        share = 1 / (self.folds - 1) if self.folds > 1 else 0.0
+        return gain(self.of(self.ours, model), self.of(way, model), share)
+
+    def spread(self, way: str, model: str | None = None, measure: str | None = None) -> float:
+        """Standard deviation over splits; over held-out items the standard error of the mean."""
+        scores = self.of(way, model, measure)
+        return float(scores.std(ddof=1) / (1 if self.folds > 1 else np.sqrt(len(scores))))
 
 
 def prove(
@@ -294,6 +303,43 @@ def split(label: np.ndarray, number: bool, folds: int, repeats: int, seed: int) 
     return found.split(np.zeros(len(label)), None if number else label)
 
 
+def teacher(fold: Fold) -> Callable[[Coded], np.ndarray]:
+    """What a mean of three models, learnt from the rows of a fold, says of the classes of others: cautious
+    ones, so that their probabilities can be drawn from."""
+    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+
+    target = fold.target
+    rest = [place for place in fold.places if place.name != target.name]
+    space = Space.of(Pair(tuple(p.column for p in fold.places), fold.coded, fold.coded), "range")
+    y = fold.coded.codes[:, target.at]
+    levels = [not p.is_number and p.column.cardinality <= LEVELS_AT_MOST for p in rest]
+    boosting = HistGradientBoostingClassifier(
+        learning_rate=0.05,
+        max_leaf_nodes=8,
+        early_stopping=False,
+        random_state=fold.seed,
+        categorical_features=np.array(levels) if any(levels) else None,
+    )
+    forest = RandomForestClassifier(200, min_samples_leaf=5, random_state=fold.seed)
+    linear = LogisticRegression(max_iter=1000)
+
+    def points(coded: Coded) -> np.ndarray:
+        return space.points(coded, without=(target.name,))
+
+    boosting.fit(features(fold.coded, rest), y)
+    for model in (forest, linear):
+        model.fit(points(fold.coded), y)
+
+    def say(coded: Coded) -> np.ndarray:
+        found = np.zeros((len(coded), len(fold.counts)))
+        for model, x in ((boosting, features(coded, rest)), (forest, points(coded)), (linear, points(coded))):
+            found[:, model.classes_] += model.predict_proba(x) / 3
+        return found
+
+    return say
+
+
 def judged(fold: Fold, more: Coded, test: Coded, *, weighted: bool = False) -> dict[str, dict[str, float]]:
     """Scores of each downstream model, trained on the fold and what was added, on `test`."""
     whole = stacked(fold.coded, more)
@@ -342,6 +388,30 @@ def _class_weights(y: np.ndarray) -> np.ndarray:
     return np.asarray(len(y) / (len(levels) * counts[where]))
 
 
+def maker(
+    fitted: FittedTable,
+    frame: pd.DataFrame,
+    coded: Coded,
+    target: Target,
+    vary: float | None,
+    seed: int,
+) -> Maker:
+    """The way of making rows: new ones, whose class a teacher draws, or real ones varied, whose class stays.
+
+    Args:
+        fitted: learnt from `frame`, which is `coded` by its codec.
+        vary: None, or the share of the cells that are drawn anew.
+    """
+    number = target.place.is_number
+    if vary is not None:
+        return Varied(fitted, frame, target.labels(coded), vary, None if number else target.place.name)
+    drawn = Drawn(fitted, None if number else target.place.name)
+    if number or (target.counts > 0).sum() < 2:
+        return drawn
+    fold = Fold(frame, coded, fitted.codec, target.place, target.counts, seed)
+    return Taught.of(drawn, fitted.codec, teacher(fold), target, frame, coded)
+
+
 # ----------------------------------------------------------------------------------------------- in words
 
 
@@ -358,9 +428,9 @@ def verdict(proof: Proof) -> tuple[str, str, list[str]]:
         level, title = "look", "No difference can be seen"
     words = [_words(proof, NOTHING), _words(proof, proof.best_classical)]
     if level == "look":
-        words.append("A gain, if there is one, cannot be told from chance on so few rows and splits.")
+        words.append("A gain, if there is one, cannot be told from chance with so little data.")
     if none.mean <= 0:
-        words.append("Train on the real rows alone.")
+        words.append("Train on the real data alone.")
     return level, title, words
 
 
@@ -374,9 +444,9 @@ def _words(proof: Proof, way: str) -> str:
 
 
 def rows_of(proof: Proof) -> Sequence[tuple[str, str, float, float]]:
-    """(way, model, mean, standard deviation over splits) of every cell of the table."""
+    """(way, model, mean, spread) of every cell of the table."""
     return [
-        (way, model, float(proof.of(way, model).mean()), float(proof.of(way, model).std(ddof=1)))
+        (way, model, float(proof.of(way, model).mean()), proof.spread(way, model))
         for way in proof.scores
         for model in proof.models
     ]
