@@ -23,6 +23,18 @@ VALUES = 2**28
 FEW = 200
 """Pictures of a set below which figures are coarse."""
 SHOWN, SUSPECTS = 24, 12
+LEVELS = {
+    "Much like the real ones": "good",
+    "Not yet like the real ones": "look",
+    "Unlike the real ones": "bad",
+    "Nearly as useful as real ones": "good",
+    "Of some use": "look",
+    "Of little use": "bad",
+    "No copies found": "good",
+    "Some may be copies": "bad",
+    "Not assessed": "none",
+}
+"""How good it is that a title says."""
 SURE = 1e-3
 """How improbable more flagged pictures must be by chance alone to be called copies."""
 
@@ -61,6 +73,7 @@ def compare(
         train, held, fake, seed=seed, steps=steps, progress=lambda what, done: tell(what, 0.3 + 0.65 * done)
     )
     shared, internal = _sheets(train, fake, report, seed)
+    verdict = _verdict(report, fake)
     small = [name for name, found in sets.items() if found is not None and len(found) < FEW]
     faults = [
         Fault("few-pictures", f"fewer than {FEW}: its figures are coarse", name, "give more", "warning")
@@ -72,10 +85,11 @@ def compare(
         "notes": list(report.notes),
         "copies": {"threshold": report.copies.threshold, "flagged": int(report.copies.flagged.sum())},
         "planted_copies_found": dict(report.planted),
+        "levels": {part: LEVELS[title] for part, (title, _) in verdict.items()},
         "seed": seed,
     }
     whose = "held-out pictures" if held is not None else "one half of the real pictures beside the other"
-    return Comparison(whose, report.figures, _verdict(report, fake), shared, internal, facts, tuple(faults))
+    return Comparison(whose, report.figures, verdict, shared, internal, facts, tuple(faults))
 
 
 def _space(real: Collection, synthetic: Collection) -> ImageSpace:

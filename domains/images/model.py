@@ -310,8 +310,7 @@ def recommended(shape: Sequence[int], pictures: int, *, captions: bool = False) 
     """
     pixels = int(np.prod(shape[1:]))
     levels = 1 if pixels <= 64**2 else 2
-    told = {"coordinates": True, "density_mean": 0.6, "density_std": 1.6} if captions else {}
-    return GridSettings(
+    settings = GridSettings(
         widths=(64, 128, 192),
         blocks=1,
         attention=(2,),
@@ -324,5 +323,5 @@ def recommended(shape: Sequence[int], pictures: int, *, captions: bool = False) 
         learning_rate=8e-4,
         precision="bf16" if computes_bfloat16() else "fp32",
         sampler_steps=18,
-        **told,
     )
+    return replace(settings, coordinates=True, density_mean=0.6, density_std=1.6) if captions else settings

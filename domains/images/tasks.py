@@ -1,17 +1,15 @@
-"""What is known, and where sampling begins, for each job on pictures. Pure functions on tensors.
+"""What is known, and where sampling begins, for each job on pictures. Pure functions.
 
-==================  ==================================================  ======================================
-job                 what is known                                       where sampling begins
-==================  ==================================================  ======================================
-inpaint             all but the hidden part (`ImageSpace.encode`)       noise
-outpaint            the picture, amid an unknown border (`outpaint`)    noise
-enlarge             every k-th pixel (`every_kth`), or the mean of      noise
-                    each block (`BlockMeans`)
-vary                nothing                                             the picture, noised (`start_time`)
-edit (SDEdit)       all but the edited part, or nothing (`edit`)        the picture with strokes, noised
-interpolate         nothing                                             a mixture of two pictures' noise
-                                                                        (`to_noise`, `slerp`, `GivenNoise`)
-==================  ==================================================  ======================================
+=============  ==========================================  ===========================================
+job            what is known                               where sampling begins
+=============  ==========================================  ===========================================
+inpaint        all but the hidden part                     noise
+outpaint       the picture, amid a border (`widened`)      noise
+enlarge        every k-th pixel (`holes.enlarged`)         noise
+vary, SDEdit   nothing                                     a picture or drawing, noised (`start_time`)
+interpolate    nothing                                     a mixture of two pictures' noise (`to_noise`,
+                                                           `slerp`, `GivenNoise`)
+=============  ==========================================  ===========================================
 """
 
 from __future__ import annotations
@@ -50,24 +48,13 @@ def borders(border: int | Sequence[int]) -> tuple[int, int, int, int]:
     return top, right, bottom, left
 
 
-def outpaint(image: Tensor, border: int | Sequence[int]) -> tuple[Tensor, Tensor]:
-    """A larger canvas with the picture in it.
+def widened(picture: Picture, border: int | Sequence[int]) -> tuple[Picture, np.ndarray]:
+    """A larger canvas with the picture in it, and (H, W) bool where it is to be filled. Give both to
+    `ImageSpace.encode`.
 
     Args:
-        image: (..., C, H, W) of any type.
         border: see `borders`.
-
-    Returns:
-        The canvas (..., C, H + top + bottom, W + left + right), 0 in the border, and where it is observed.
     """
-    top, right, bottom, left = borders(border)
-    sides = (left, right, top, bottom)
-    return F.pad(image, sides), F.pad(torch.ones_like(image, dtype=torch.bool), sides)
-
-
-def widened(picture: Picture, border: int | Sequence[int]) -> tuple[Picture, np.ndarray]:
-    """The same of a picture: the larger one, and (H, W) bool where it is to be filled. Give both to
-    `ImageSpace.encode`."""
     top, right, bottom, left = borders(border)
     sides = ((top, bottom), (left, right))
     pixels = np.pad(picture.pixels, (*sides, (0, 0)))
@@ -75,86 +62,7 @@ def widened(picture: Picture, border: int | Sequence[int]) -> tuple[Picture, np.
     return replace(picture, pixels=pixels), hidden
 
 
-# --- super-resolution ---------------------------------------------------------------------------
-
-
-def every_kth(low: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """A large canvas of which every k-th pixel along both axes is a pixel of the small picture: exact for a
-    denoiser trained with such masks (`shared.masking.EveryKth` with `grid`). It takes pixels for points; for
-    a picture made smaller by averaging use `BlockMeans`.
-
-    Args:
-        low: (..., C, h, w).
-        factor: k, 2 or more.
-
-    Returns:
-        The canvas (..., C, k h, k w), 0 where unknown, and where it is observed.
-    """
-    _require_factor(factor)
-    first = (factor - 1) // 2  # nearest to the middle of its block
-    shape = (*low.shape[:-2], low.shape[-2] * factor, low.shape[-1] * factor)
-    canvas = low.new_zeros(shape)
-    observed = torch.zeros(shape, dtype=torch.bool, device=low.device)
-    canvas[..., first::factor, first::factor] = low
-    observed[..., first::factor, first::factor] = True
-    return canvas, observed
-
-
-def block_means(x: Tensor, factor: int) -> Tensor:
-    """(..., C, k h, k w) -> (..., C, h, w): the mean of each block of k x k pixels."""
-    height, width = x.shape[-2] // factor, x.shape[-1] // factor
-    if (height * factor, width * factor) != tuple(x.shape[-2:]):
-        raise ValueError(f"{tuple(x.shape[-2:])} pixels do not divide into blocks of {factor}")
-    blocks: Tensor = x.unflatten(-1, (width, factor)).unflatten(-3, (height, factor))
-    return blocks.mean((-3, -1))
-
-
-def agree(x: Tensor, low: Tensor, factor: int) -> Tensor:
-    """The picture nearest to x whose blocks of k x k pixels have the means `low`: what x lacks is added to
-    each block evenly (an orthogonal projection).
-
-    Args:
-        x: (..., C, k h, k w).
-        low: (..., C, h, w).
-    """
-    missing = low - block_means(x, factor)
-    return x + missing.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-
-
-@dataclass(frozen=True)
-class BlockMeans:
-    """A denoiser made to agree with a small picture that is the block means of the one sought (the range and
-    null space decomposition of DDNM: Wang, Yu & Zhang 2023, eq. 13). The result agrees exactly. It is a
-    training-free rule: draws agree with the small picture and look right, but differ less or more than
-    they should.
-
-    Args:
-        denoiser: of large pictures.
-        low: (B, C, h, w) in model space.
-        factor: k.
-    """
-
-    denoiser: Denoiser
-    low: Tensor
-    factor: int
-
-    def __post_init__(self) -> None:
-        _require_factor(self.factor)
-
-    @property
-    def schedule(self) -> Schedule:
-        return self.denoiser.schedule
-
-    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return agree(self.denoiser(x_t, t, condition), self.low.to(x_t), self.factor)
-
-
-def _require_factor(factor: int) -> None:
-    if factor < 2:
-        raise InputError("scale", f"{factor} is no factor to enlarge by", "", "choose 2, 3 or 4")
-
-
-# --- variations, editing ------------------------------------------------------------------------
+# --- variations ------------------------------------------------------------------------
 
 
 def start_time(strength: float, schedule: Schedule) -> float:
@@ -173,22 +81,6 @@ def start_time(strength: float, schedule: Schedule) -> float:
         return 1.0
     ratio = torch.tensor(strength / (1 - strength), dtype=torch.float64)
     return max(float(schedule.time(ratio)), 1e-3)
-
-
-def edit(picture: Tensor, drawing: Tensor, where: Tensor, *, keep: bool = True) -> tuple[Tensor, Tensor]:
-    """Where SDEdit (Meng et al. 2022) begins: the picture with coarse strokes laid over it.
-
-    Args:
-        picture, drawing: (..., C, H, W) in model space.
-        where: bool, broadcast over them: the part that is drawn on.
-        keep: what is not drawn on stays as it is (and is known to the denoiser); else it may change too.
-
-    Returns:
-        The start, and where the picture is observed.
-    """
-    where = where.expand_as(picture)
-    start = torch.where(where, drawing, picture)
-    return start, ~where if keep else torch.zeros_like(where)
 
 
 # --- interpolation ------------------------------------------------------------------------------

@@ -10,23 +10,15 @@ from torch import Tensor
 from ebbtide.domains.images.pictures import Picture
 from ebbtide.domains.images.space import ImageSpace
 from ebbtide.domains.images.tasks import (
-    BlockMeans,
     GivenNoise,
-    agree,
-    block_means,
     borders,
-    edit,
-    every_kth,
-    outpaint,
     slerp,
     start_time,
     to_noise,
     widened,
 )
-from ebbtide.shared.data import Condition, Encoded
 from ebbtide.shared.errors import InputError
 from ebbtide.shared.exact import GaussianDenoiser
-from ebbtide.shared.masking import EveryKth
 from ebbtide.shared.noise import Keys
 from ebbtide.shared.samplers import Heun
 from ebbtide.shared.schedules import Cosine, LinearVP, Schedule
@@ -55,10 +47,6 @@ def test_borders_are_told_by_one_two_or_four_numbers() -> None:
 
 
 def test_a_canvas_holds_the_picture_and_the_space_takes_it() -> None:
-    image = draws(2, 3, 5, 4)
-    canvas, observed = outpaint(image, (1, 2, 3, 4))
-    assert canvas.shape == (2, 3, 9, 10) and torch.equal(canvas[..., 1:6, 4:8], image)
-    assert observed.sum() == image.numel() and observed[..., 1:6, 4:8].all() and not canvas[~observed].any()
     picture = Picture(np.random.default_rng(0).integers(1, 256, (10, 14, 3)).astype(np.uint8), "RGB")
     wide, hidden = widened(picture, (0, 6, 0, 0))
     space = ImageSpace((3, 16, 16), torch.full((3,), 0.5), torch.ones(3))
@@ -66,36 +54,6 @@ def test_a_canvas_holds_the_picture_and_the_space_takes_it() -> None:
     back = space.decode(torch.ones(3, 16, 16), placed.frame)
     assert back.shape == (10, 20, 3) and np.array_equal(back[:, :14], picture.pixels)
     assert (back[:, 14:] == 255).all()
-
-
-@pytest.mark.parametrize("factor", [2, 3, 4])
-def test_enlarging_knows_every_kth_pixel(factor: int) -> None:
-    low = draws(2, 3, 4, 5)
-    canvas, observed = every_kth(low, factor)
-    assert canvas.shape == (2, 3, 4 * factor, 5 * factor)
-    assert torch.equal(canvas[observed].reshape(low.shape), low) and not canvas[~observed].any()
-    # It is one of the patterns that models are trained with.
-    patterns = EveryKth((factor,), grid=True)(Keys.range(0, 200), (3, 4 * factor, 5 * factor))
-    assert (patterns == observed[0]).flatten(1).all(1).any()
-
-
-def test_agreeing_is_the_orthogonal_projection() -> None:
-    x, low = draws(2, 3, 8, 12), draws(2, 3, 4, 6, seed=1)
-    y = agree(x, low, 2)
-    torch.testing.assert_close(block_means(y, 2), low)
-    torch.testing.assert_close(agree(y, low, 2), y)
-    other = agree(draws(2, 3, 8, 12, seed=2), low, 2)
-    assert abs(((x - y) * (other - y)).sum()) < 1e-10  # what was added is orthogonal to all that agrees
-    with pytest.raises(ValueError, match="divide"):
-        block_means(draws(1, 1, 5, 4), 2)
-
-
-def test_what_is_drawn_agrees_with_the_small_picture() -> None:
-    denoiser, low = gaussian((1, 4, 4), Cosine()), draws(50, 1, 2, 2)
-    sampler = Heun(10)
-    made = sampler(BlockMeans(denoiser, low, 2), (1, 4, 4), Keys.range(0, 50), like=low)
-    torch.testing.assert_close(block_means(made, 2), low)
-    assert made.std(0).min() > 0.3
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), LinearVP()])
@@ -122,20 +80,6 @@ def test_variations_stay_nearer_the_less_they_are_noised() -> None:
         for s in (0.1, 0.3, 0.6)
     ]
     assert 0.001 < away[0] < away[1] / 2 < away[2] / 4
-
-
-def test_an_edit_begins_with_the_strokes_and_keeps_the_rest() -> None:
-    picture, drawing = draws(2, 1, 4, 4), draws(2, 1, 4, 4, seed=1)
-    where = torch.zeros(1, 4, 4, dtype=torch.bool)
-    where[:, 1:3] = True
-    start, observed = edit(picture, drawing, where)
-    assert torch.equal(start[..., 1:3, :], drawing[..., 1:3, :])
-    assert torch.equal(start[observed], picture[observed])
-    assert observed.sum() == 16 and not edit(picture, drawing, where, keep=False)[1].any()
-    denoiser = gaussian((1, 4, 4), Cosine())
-    known = Condition(known=Encoded(torch.where(observed, picture, 0.0), observed))
-    made = Heun(8)(denoiser, (1, 4, 4), Keys.range(0, 2), known, like=picture, start=start, t_start=0.5)
-    assert torch.equal(made[observed], picture[observed]) and not torch.equal(made, start)
 
 
 def test_slerp_keeps_the_length_and_the_proportions_of_the_angle() -> None:
