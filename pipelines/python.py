@@ -69,9 +69,6 @@ def generate(
     negative: str | None = None,
     like: Sequence[Path | str] = (),
     strength: float = 0.5,
-    constraints: Sequence[str] = (),
-    complete: bool = False,
-    format: str = "",
     guidance: float | None = None,
     steps: int | None = None,
     seed: int = 0,
@@ -90,9 +87,6 @@ def generate(
         prompt, negative: of pictures: a text to follow, and one to be led away from.
         like: of pictures: one to vary, or two to pass between.
         strength: in (0, 1], how far from the one.
-        constraints: of tables: what holds in every row, ["start<=end"].
-        complete: of tables: without missing cells.
-        format: of tables: suffix of the file to write; empty chooses by the number of rows.
         guidance: how strongly to follow condition and text: 1 where left out, with text 3.
         steps: denoising steps.
         seed: sample i depends on (seed, i) alone.
