@@ -28,6 +28,7 @@ from ...shared.schedules import UniformDensity
 from ...shared.training import Batch, TrainingSettings, train
 from .codec import Coded
 from .columns import Column
+from .conditions import demanded
 from .correction import one_thread
 from .parts import Parts
 from .rules import Order, Rules, found_anchors, found_orders, found_pairs
@@ -241,8 +242,6 @@ class TableGenerator:
         complete: bool = False,
     ) -> Demand:
         """What is asked of the rows: see `conditions.demanded`."""
-        from .conditions import demanded
-
         return demanded(self, condition or {}, rules, complete)
 
     def draw(self, keys: Keys, demand: Demand, progress: Callable[[float], None] | None = None) -> Coded:
@@ -289,7 +288,7 @@ class TableGenerator:
         rest = [place for place in places if place not in demand.first]
         shape = (len(places), 2)
         walk = Walk(self.parts, demand, self.law, ROWS)
-        if len(first) > 1:
+        if demand.uncertain:
             walks = []
             for candidate in range(CANDIDATES):
                 one = Walk(self.parts, demand, self.law, ROWS)
