@@ -158,7 +158,7 @@ def impute(
     from .options import domain_for, parse_shard
 
     grid = replace(grid, fill=tuple(fill or ()), faces=faces)
-    domain, told = domain_for(data, replace(table, columns=columns), grid, only="impute")
+    domain, told = domain_for(data, replace(table, columns=columns), grid)
     with run.console.progress() as progress:
         done = impute_file(
             data,

@@ -111,6 +111,7 @@ class MriDomain:
         resume: bool = False,
         device: str = "auto",
         progress: Progress | None = None,
+        verbs: Sequence[str] | None = None,
     ) -> FittedScans:
         """Learn the space and the denoiser."""
         o = self.options

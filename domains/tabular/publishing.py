@@ -88,7 +88,7 @@ def draw(synthesis: Synthesis, coded: Coded, picture: Path, *, conditioned: bool
         place = generator.parts.parts.index(part)
         shares = np.exp(logs[at[place] : at[place + 1]])
         if part.bins is None:
-            names = [str(level) for level in generator.parts.columns_of(part).levels] + ["(rare levels)"]
+            names = [str(level) for level in generator.parts.column_of(part).levels] + ["(rare levels)"]
             _level_panel(axes, part, shares, coded.codes[:, part.at], names)
         else:
             _number_panel(axes, part, shares, raw(part, coded.numbers), generator.parts.numbers[part.at].kind)
@@ -119,17 +119,15 @@ def _number_panel(axes: Axes, part: Part, shares: np.ndarray, values: np.ndarray
         low, high = low - 0.5, high + 0.5
     edges = bin_edges(np.clip(both, low, high), whole=kind == "integer" or part.role == "day")
     dated = part.role == "day" or (kind == "datetime" and part.role == "number")
-    scale = (lambda x: x) if part.role == "day" or not dated else (lambda x: x / DAY)
-    axes.hist(scale(np.clip(trained, low, high)), scale(edges), density=True, color=OBSERVED)
+    to_days = DAY if dated and part.role != "day" else 1.0
+    trained, made, edges = (
+        np.clip(trained, low, high) / to_days,
+        np.clip(made, low, high) / to_days,
+        edges / to_days,
+    )
+    axes.hist(trained, edges, density=True, color=OBSERVED)
     if len(made):
-        axes.hist(
-            scale(np.clip(made, low, high)),
-            scale(edges),
-            density=True,
-            histtype="step",
-            color=FILLED,
-            linewidth=1.5,
-        )
+        axes.hist(made, edges, density=True, histtype="step", color=FILLED, linewidth=1.5)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     name = part.name if part.role != "difference" else f"{part.name}, after the one it follows"

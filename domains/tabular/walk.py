@@ -43,6 +43,13 @@ class Demand:
     groups: tuple[tuple[tuple[int, ...], np.ndarray], ...] = ()
     pooled: dict[int, float] = field(default_factory=dict)
 
+    @property
+    def uncertain(self) -> bool:
+        """Whether how likely what is asked is depends on how the first of it is met: then several ways are
+        weighed. Not so where each part but one is told exactly, or where one part is asked alone."""
+        exact = {place for place, allowed in self.levels.items() if allowed.sum() == 1}
+        return len(set(self.first) - exact) > 1
+
     @classmethod
     def of(
         cls, parts: Parts, low: np.ndarray, high: np.ndarray, orders: Sequence[Order], **more: object
@@ -254,6 +261,7 @@ class Walk:
                 bad |= (numbers[:, a] > numbers[:, b]) | (strict & (numbers[:, a] == numbers[:, b]))
         for total in demand.sums:
             column = self.parts.numbers[total]
+            assert column.low is not None and column.high is not None
             bad |= (numbers[:, total] < column.low) | (numbers[:, total] > column.high)
         for place, allowed in demand.levels.items():
             bad |= ~allowed.astype(bool)[self.levels[:, place]]
