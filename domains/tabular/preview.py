@@ -91,6 +91,8 @@ def columns_seen(columns: Sequence[Column], outcomes: Sequence[Outcome]) -> list
                     [o.upper[:, p] for o in outcomes],
                 )
             )
+            if column.kind == "integer":  # as it stands in the completed table
+                filled = np.rint(filled)
             found.append(
                 Seen(column, observed[~np.isnan(observed)], filled, drawn, lower, upper, len(filled))
             )
