@@ -64,7 +64,7 @@ def test_shape_of_a_box() -> None:
 
 
 def test_grain_shows_in_the_finest_detail_alone() -> None:
-    """What a box of 27 voxels takes away from white noise is 26 of 27 of its variance, from a slope nothing."""
+    """A box of 27 voxels takes 26 of 27 parts of its variance from white noise, and nothing from a slope."""
     rng = np.random.default_rng(0)
     slope = np.linspace(0.2, 0.8, 24)[:, None, None] * np.ones((24, 24, 24))
     whole = np.ones(slope.shape, bool)
