@@ -256,4 +256,5 @@ def _within(x: Tensor) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / x.norm().clamp(min=1e-9)
+    unit: Tensor = x / x.norm().clamp(min=1e-9)
+    return unit
