@@ -58,12 +58,12 @@ class Numbers:
             mean, std = np.nanmean(own, 0), np.nanstd(own, 0)
         kept = np.isfinite(mean) & (std > 1e-6 * np.maximum(np.abs(mean), 1e-3))
         z = np.clip((joined[:, kept] - mean[kept]) / std[kept], -_CLIP, _CLIP)
-        rows = torch.from_numpy(np.nan_to_num(z)).split([len(real), len(fake), len(other)])
-        chosen = [name for name, keep in zip(names, kept, strict=True) if keep]
+        rows, (n, m) = torch.from_numpy(np.nan_to_num(z)), (len(real), len(fake))
+        chosen = tuple(name for name, keep in zip(names, kept, strict=True) if keep)
         scale = max(float(real.layout.std(0).mean()), 1e-6) * real.layout.shape[1] ** 0.5
-        blocks = tuple(torch.from_numpy(scans.layout / scale) for scans in (real, fake, other))
+        first, second, third = (torch.from_numpy(scans.layout / scale) for scans in (real, fake, other))
         left = tuple(name for name, keep in zip(names, kept, strict=True) if not keep)
-        return cls(tuple(chosen), *rows, left, blocks)  # type: ignore[arg-type]
+        return cls(chosen, rows[:n], rows[n : n + m], rows[n + m :], left, (first, second, third))
 
 
 def measured(
