@@ -125,9 +125,9 @@ def _number_panel(axes: Axes, part: Part, shares: np.ndarray, values: np.ndarray
         np.clip(made, low, high) / to_days,
         edges / to_days,
     )
-    axes.hist(trained, edges, density=True, color=OBSERVED)
+    axes.hist(trained, list(edges), density=True, color=OBSERVED)
     if len(made):
-        axes.hist(made, edges, density=True, histtype="step", color=FILLED, linewidth=1.5)
+        axes.hist(made, list(edges), density=True, histtype="step", color=FILLED, linewidth=1.5)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     name = part.name if part.role != "difference" else f"{part.name}, after the one it follows"
