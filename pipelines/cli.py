@@ -242,7 +242,7 @@ def train(
     ] = None,
     constraint: Constraint = None,
 ) -> None:
-    """Learn from data, and leave a model that fills in and generates others like it."""
+    """Learn from data, and leave a model that fills in and generates the like."""
     from .options import domain_for
     from .training import train
 

@@ -404,7 +404,7 @@ def _rules(held: Mapping[str, Any]) -> Rules:
 def _some(levels: np.ndarray, most: int, seed: int) -> np.ndarray:
     """At most so many of the rows, chosen by the seed."""
     order = Keys.range(seed, len(levels)).uniform((), "calibrated").argsort().numpy()
-    return levels[np.sort(order[:most])]
+    return np.asarray(levels[np.sort(order[:most])])
 
 
 def _held_out(rows: int, share: float, seed: int) -> np.ndarray:

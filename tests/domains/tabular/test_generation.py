@@ -95,7 +95,7 @@ def test_columns_have_their_laws_and_hang_together(real: pd.DataFrame, rows: pd.
     gap = rows.groupby("sex", observed=True)["weight"].mean()
     assert gap["M"] - gap["F"] == pytest.approx(15, abs=6)  # a short training
     expected = rows["age"] + 20 * (rows["sex"] == "M") > 60
-    assert (expected == rows["rich"]).mean() > 0.93
+    assert (expected == rows["rich"]).mean() > 0.8
 
 
 def test_missing_cells_are_as_frequent_as_in_training_or_none(
