@@ -298,14 +298,14 @@ class MriDomain:
         fitted: FittedScans | None = None,
         progress: Progress | None = None,
     ) -> Comparison:
-        """Synthetic scans beside the real ones they were made from; see `measuring`. The model itself is not
-        asked: what it made is looked at."""
+        """Synthetic scans beside the real ones they were made from; see `measuring`."""
         return measured(
             list(self.found(real)),
             list(collect(synthetic)),
             None if holdout is None else list(collect(holdout)),
             seed=seed,
             read=self.options.read,
+            fitted=fitted,
             progress=progress,
         )
 
