@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from torch import Tensor, from_numpy
 
 KNOTS = 8
 """Steps of the law within a bin."""
@@ -73,12 +72,17 @@ class Bins:
     Args:
         knots: (L, KNOTS + 1) float64, ascending in each row: equally likely steps of the law within the
             level. A value of its own has one knot, repeated. Levels are sorted by their middle.
+        steps: (L,) what the values within a level are whole numbers of steps apart; 0 where nothing is known.
+            (Ages are whole years, but for babies.)
     """
 
     knots: np.ndarray
+    steps: np.ndarray
 
     @classmethod
-    def fit(cls, values: np.ndarray, most: int = 128, own: int = 256, rare: int = 5) -> Self:
+    def fit(
+        cls, values: np.ndarray, most: int = 128, own: int = 256, rare: int = 5, base: float = 0.0
+    ) -> Self:
         """Learn from training values.
 
         Args:
@@ -86,6 +90,7 @@ class Bins:
             most: bins at most; each holds at least `2 * rare` rows.
             own: values that are levels of their own, at most.
             rare: a value of fewer rows is never a level of its own.
+            base: what all values are multiples of; 0 when that is not known.
         """
         distinct, counts = np.unique(values, return_counts=True)
         n = len(values)
@@ -100,7 +105,8 @@ class Bins:
             bins = int(np.clip(round(most * max(len(rest) / n, 0.1)), 1, max(len(rest) // (2 * rare), 1)))
             knots.append(_quantile_bins(rest, bins))
         made = np.concatenate(knots)
-        return cls(made[np.lexsort((made[:, -1], made[:, KNOTS // 2]))])
+        made = made[np.lexsort((made[:, -1], made[:, KNOTS // 2]))]
+        return cls(made, np.array([_step(rest, row, base) for row in made]))
 
     def __len__(self) -> int:
         return len(self.knots)
@@ -143,10 +149,19 @@ class Bins:
         at = uniform * KNOTS
         step = np.minimum(at.astype(int), KNOTS - 1)
         low, high = self.knots[levels, step], self.knots[levels, step + 1]
-        return np.asarray(low + (at - step) * (high - low))
+        values, first, grain = low + (at - step) * (high - low), self.knots[levels, 0], self.steps[levels]
+        safe = np.where(grain > 0, grain, 1.0)
+        return np.asarray(np.where(grain > 0, first + np.round((values - first) / safe) * safe, values))
 
-    def tensor(self) -> Tensor:
-        return from_numpy(self.knots)
+
+def _step(values: np.ndarray, knots: np.ndarray, base: float) -> float:
+    """What the sorted `values` in a bin are whole numbers of steps of `base` apart; 0 of fewer than three."""
+    inside = np.unique(
+        values[np.searchsorted(values, knots[0]) : np.searchsorted(values, knots[-1], "right")]
+    )
+    if not base or len(inside) < 3 or np.abs(inside).max() / base > 2**50:
+        return 0.0
+    return base * int(np.gcd.reduce(np.round((inside - inside[0]) / base).astype(np.int64)))
 
 
 def _quantile_bins(values: np.ndarray, bins: int) -> np.ndarray:

@@ -71,10 +71,9 @@ class Part:
         return {name: getattr(self, name) for name in names} | {"bins": self.bins is not None}
 
     @classmethod
-    def from_dict(cls, held: Mapping[str, Any], knots: np.ndarray | None) -> Part:
-        """What `to_dict` wrote, with the knots of its bins."""
-        made: dict[str, Any] = dict(held)
-        return cls(**{**made, "bins": Bins(knots) if made["bins"] and knots is not None else None})
+    def from_dict(cls, held: Mapping[str, Any], bins: Bins | None) -> Part:
+        """What `to_dict` wrote, with its bins."""
+        return cls(**{**held, "bins": bins if held["bins"] else None})
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,8 @@ class Parts:
                 part = Part(column.name, role, at, 0, False, anchor=anchors.get(at, -1))
                 values = raw(part, coded.numbers)
                 gone = bool(np.isnan(values).any())
-                fitted = Bins.fit(values[~np.isnan(values)], bins, rare=rare)
+                base = 1.0 if role == "day" else grid_of(column)
+                fitted = Bins.fit(values[~np.isnan(values)], bins, rare=rare, base=base)
                 found.append(replace(part, bins=fitted, levels=len(fitted) + gone, gone=gone))
             made[column.name] = found
         order = _anchors_first(
@@ -173,7 +173,7 @@ class Parts:
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Plain JSON and tensors."""
         tensors = {
-            f"bins.{place}": torch.from_numpy(part.bins.knots.copy())
+            f"bins.{place}": torch.from_numpy(np.column_stack([part.bins.knots, part.bins.steps]))
             for place, part in enumerate(self.parts)
             if part.bins is not None
         }
@@ -187,8 +187,9 @@ class Parts:
         """What `state` wrote; `columns` are the modelled ones."""
         parts = []
         for place, one in enumerate(held["parts"]):
-            knots = tensors.get(f"bins.{place}")
-            parts.append(Part.from_dict(one, None if knots is None else knots.numpy()))
+            held_bins = tensors.get(f"bins.{place}")
+            bins = None if held_bins is None else Bins(held_bins.numpy()[:, :-1], held_bins.numpy()[:, -1])
+            parts.append(Part.from_dict(one, bins))
         ordered = sorted(columns, key=lambda column: not column.is_number)
         return cls(tuple(ordered), tuple(parts), tuple(Grid(**grid) for grid in held["grids"]))
 

@@ -14,10 +14,12 @@ from ...shared.errors import InputError
 from ...shared.noise import Keys
 from .codec import Coded, TableCodec
 from .columns import Column
-from .generator import TRIES, TableGenerator
+from .generator import TableGenerator
 from .rules import Rules
 from .walk import Demand
 
+ANEW = 20
+"""How often a row is drawn until it is like no earlier one."""
 ID = "S{:09d}"
 """What a new id looks like where ids are text: row 0 gets number 1."""
 
@@ -126,7 +128,7 @@ class Unique:
         groups = [[names.index(name) for name in group] for group in self.synthesis.unique]
         numbers, codes = coded.numbers.copy(), coded.codes.copy()
         left = np.arange(len(items))
-        for attempt in range(1, TRIES + 1):
+        for attempt in range(1, ANEW + 1):
             whole = np.concatenate([numbers[left], codes[left].astype(np.float64)], 1)
             left = left[[not self._accept(row, groups) for row in whole]]
             if not len(left):
@@ -135,7 +137,7 @@ class Unique:
             numbers[left], codes[left] = again.numbers, again.codes
         raise InputError(
             "rules-unmet",
-            f"{len(left)} rows are like earlier ones, {TRIES} times in a row",
+            f"{len(left)} rows are like earlier ones, {ANEW} times in a row",
             f"--constraint unique({','.join(self.synthesis.unique[0])})",
             "ask for fewer rows, or for more columns to differ in",
         )

@@ -14,7 +14,10 @@ from ebbtide.shared.schedules import UniformDensity
 from ebbtide.shared.training import Batch, TrainingSettings, train
 
 SHAPE = LevelsShape(
-    (2, 3, 4), (False, False, True), tuple(math.log(1 / k) for k in (2, 3, 4) for _ in range(k))
+    (2, 3, 4),
+    (False, False, True),
+    tuple(math.log(1 / k) for k in (2, 3, 4) for _ in range(k)),
+    (True,) * 5 + (False,) * 4,
 )
 
 
@@ -38,7 +41,9 @@ def network(width: int = 32) -> LevelsNetwork:
 
 
 def test_an_untrained_network_says_the_shares_it_was_given() -> None:
-    shape = LevelsShape((2, 3), (False, True), tuple(math.log(p) for p in (0.9, 0.1, 0.5, 0.3, 0.2)))
+    shape = LevelsShape(
+        (2, 3), (False, True), tuple(math.log(p) for p in (0.9, 0.1, 0.5, 0.3, 0.2)), (True,) * 5
+    )
     logits = LevelsNetwork(shape, width=8, depth=1)(
         torch.zeros(4, 2, dtype=torch.long), torch.ones(4, 2).bool()
     )

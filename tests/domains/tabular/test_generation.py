@@ -263,10 +263,17 @@ def test_few_values_stay_themselves_but_for_those_of_single_rows() -> None:
 
 
 def test_the_share_of_a_level_within_a_range() -> None:
-    bins = Bins(np.stack([np.full(9, 5.0), np.linspace(10, 18, 9)]))
+    bins = Bins(np.stack([np.full(9, 5.0), np.linspace(10, 18, 9)]), np.zeros(2))
     begin, end = bins.share(np.array([5.0, 12.0, 19.0]), np.array([14.0, 13.0, 30.0]))
     assert (end - begin).tolist() == [[1, 0.5], [0, 0.125], [0, 0]]
     assert begin[1, 1] == 0.25
+
+
+def test_values_in_a_bin_are_as_coarse_as_the_training_values_there() -> None:
+    values = np.concatenate([np.arange(10, 1500) / 1000, np.arange(10, 80, 1.0), np.arange(10, 80, 1.0)])
+    bins = Bins.fit(values, most=20, own=10, base=0.001)
+    made = bins.decode(bins.encode(values), np.random.default_rng(0).random(len(values)))
+    assert (made[values > 60] % 1 == 0).all() and (made[values < 1] % 1 > 0).any()
 
 
 def test_a_grid_is_found_and_kept_to() -> None:
