@@ -110,7 +110,7 @@ def train_ddpm(pixels: Tensor, labels: Tensor, seconds: float, file: Path) -> di
         for name, tensor in network.state_dict().items():
             average[name].lerp_(tensor, 1 - decay)
         if steps == 20:  # as many as fit: known before the rate begins to fall
-            total = max(100, int(seconds / (time.process_time() - begun) * 20))
+            total = max(25, int(seconds / (time.process_time() - begun) * 20))
     torch.save(average, file)
     weights = sum(p.numel() for p in network.parameters())
     return {"steps": steps, "batch": 16, "seconds": time.process_time() - begun, "weights": weights}
@@ -160,7 +160,7 @@ def train_ours(data: Path, seconds: float, folder: Path) -> dict[str, Any]:
 
     FittedImages.fit(found, settings=settings, device="cpu", progress=tell)
     each = (marks["last"] - marks["first"]) / 19
-    steps = max(100, int((seconds - (marks["first"] - marks["begun"])) / each))
+    steps = max(25, int((seconds - (marks["first"] - marks["begun"])) / each))
     fitted = FittedImages.fit(found, settings=replace(settings, steps=steps), device="cpu", progress=tell)
     fitted.save(folder)
     weights = sum(p.numel() for p in fitted.model.denoiser.network.parameters())

@@ -21,7 +21,6 @@ from .sources import PREFIX, Part, numbered, read_arrays, read_torchvision
 
 Kind = Literal["classes", "metadata", "folder", "file", "arrays", "torchvision"]
 SHEET, PREVIEW, MANIFEST = "contact_sheet.png", "preview.png", "manifest.json"
-"""What this package writes beside pictures, and is none of them."""
 _LITTER = frozenset(["thumbs.db", "desktop.ini", "__macosx"])
 
 
@@ -279,10 +278,18 @@ def _walk(path: Path) -> tuple[tuple[str, ...], list[str]]:
         below[:] = [name for name in below if not _is_litter(name)]
         for name in files:
             found = (Path(folder) / name).relative_to(path).as_posix()
-            if _is_litter(name) or found == NAME or (found in (SHEET, PREVIEW, MANIFEST) and ours):
+            if _is_litter(name) or found == NAME or (ours and _is_beside(found)):
                 continue
             (pictures if Path(name).suffix.lower() in SUFFIXES else others).append(found)
     return tuple(sorted(pictures)), sorted(others)
+
+
+def _is_beside(name: str) -> bool:
+    """What this package writes beside the pictures of a run: sheets, cards, masks, spreads, draws."""
+    folder, _, rest = name.partition("/")
+    if rest:
+        return folder in ("masks", "spread") or folder.startswith("draw_")
+    return name in (SHEET, PREVIEW) or Path(name).suffix.lower() not in SUFFIXES
 
 
 def _is_litter(name: str) -> bool:

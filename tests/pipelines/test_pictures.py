@@ -131,6 +131,7 @@ def test_pictures_are_enlarged_and_known_pixels_kept(model: Path, tmp_path: Path
     words = ["impute", str(data), "--model", str(model), "--draws", "2", "--all-draws", "1", "--quiet"]
     assert main([*words, "-o", str(tmp_path / "out"), "--fill", "enlarge:2"]) == 0
     large = pixels(tmp_path / "out" / "a.png")
+    assert collect(tmp_path / "out").names == ("a.png",)  # masks and spreads are no pictures of the set
     assert large.shape == (12, 12) and np.array_equal(large[::2, ::2], pixels(data / "a.png"))
     model_sha = hashlib.sha256((model / "manifest.json").read_bytes()).hexdigest()
     for name in ("a.png", "masks/a.png", "spread/a.png", "draw_000/a.png", "preview.png"):
