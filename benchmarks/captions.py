@@ -1,4 +1,4 @@
-"""Does what a prompt asks for appear? Three shapes in four colours on two sides, with three ways of saying it.
+"""Does what a prompt asks for appear? Three shapes in four colours on two sides, said in three ways.
 
     python benchmarks/captions.py WORK [--pictures 2000] [--steps 4000] [--count 8]
 
