@@ -1,7 +1,7 @@
 """Does a segmentation network learn more when synthetic volumes with labels are added to few real ones?
 
     python benchmarks/augmentation_scans.py DATA MODEL [--test-subjects NAMES.json] [--real 20]
-        [--synthetic 40] [--seeds 3] [--steps 400] [--out FILE]
+        [--synthetic 40] [--seeds 3] [--steps 250] [--out FILE]
 
 DATA is the Decathlon hippocampus folder (images, labels); MODEL a model that was trained with label maps.
 For each seed, `--real` volumes to train on are drawn from those that are not for testing; MONAI's UNet (3
@@ -145,7 +145,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--real", type=int, default=20)
     parser.add_argument("--synthetic", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--sampler-steps", type=int)
     parser.add_argument("--train-on", type=Path, help="write the volumes of seed 0 here, and stop")
     parser.add_argument("--out", type=Path, help="append the table to this file")

@@ -155,6 +155,7 @@ def main() -> None:
             ]
             output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             found[name] = json.loads(output.splitlines()[-1])
+            print(size, name, found[name], flush=True)
         peer = found["monai"]
         for name, one in found.items():
             lines.append(

@@ -226,8 +226,10 @@ class Domain(Protocol[Raw, FittedT]):
         resume: bool = False,
         device: str = "auto",
         progress: Progress | None = None,
+        verbs: Sequence[str] | None = None,
     ) -> FittedT:
-        """Learn the encoding and the model from observed parts alone; `folder` keeps checkpoints."""
+        """Learn the encoding and the model from observed parts alone; `folder` keeps checkpoints. `verbs` are
+        what it must serve, where that saves time; None is all that it can."""
 
     @property
     def plan_keys(self) -> Sequence[str]:

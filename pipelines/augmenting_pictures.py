@@ -218,7 +218,10 @@ def _drawn(
     return np.concatenate(
         [
             fitted.generate(
-                keys[[k]], fitted.condition(keys[[k]], wish), like=real.read(int(row)), strength=asked.vary
+                keys[k : k + 1],
+                fitted.condition(keys[k : k + 1], wish),
+                like=real.read(int(row)),
+                strength=asked.vary,
             )
             for k, row in enumerate(chosen)
         ]

@@ -158,7 +158,7 @@ def impute(
     from .options import domain_for, parse_shard
 
     grid = replace(grid, fill=tuple(fill or ()), faces=faces)
-    domain, told = domain_for(data, replace(table, columns=columns), grid, only="impute")
+    domain, told = domain_for(data, replace(table, columns=columns), grid)
     with run.console.progress() as progress:
         done = impute_file(
             data,
@@ -242,7 +242,7 @@ def train(
     ] = None,
     constraint: Constraint = None,
 ) -> None:
-    """Learn from data, and leave a model that fills in and generates others like it."""
+    """Learn from data, and leave a model that fills in and generates the like."""
     from .options import domain_for
     from .training import train
 

@@ -1,5 +1,5 @@
-"""`ebbtide demo`: hide a third of a real table, fill it in, and look at how near the truth it came.
-Offline."""
+"""`ebbtide demo`: hide a third of a real table, fill it in, and look at how near the truth it came; make a
+synthetic table and judge it; make and complete scans and pictures. Offline."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..domains.tabular import TabularDomain
 from ..shared.artifacts import swap_in
 from ..shared.files import explained, locked, partial_of, refuse_existing, remove
 from ..shared.noise import Keys
+from .demo_models import PICTURES, REPORT, pictures, rows, scans
 from .demo_pictures import DISTRIBUTIONS, ERRORS, RESTORED, TRUTH, draw_all
-from .demo_scans import FILLED, GENERATED, PICTURES, scans
 from .imputing import impute_file
 from .manifest import write_json
 
@@ -82,16 +82,16 @@ def demo(
     out: Path | str = "demo",
     *,
     seed: int = 0,
-    volumes: bool = True,
+    models: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Demo:
-    """Run the demo on the Palmer penguins and a model of brains, bundled with the package.
+    """Run the demo on the Palmer penguins and the models that are bundled with the package.
 
     Args:
         out: the folder to make.
         seed: of the holes, the training and the draws.
-        volumes: make volumes too.
+        models: make a synthetic table, scans and pictures too.
         overwrite: replace `out`.
         progress: called with the stage and the fraction of it done.
 
@@ -108,13 +108,15 @@ def demo(
         tell = progress or (lambda stage, fraction: None)
         with one_thread():
             trial = run(work, seed, tell)
-        if volumes:
-            scans(work, seed, lambda stage, fraction: tell(f"brains: {stage}", fraction))
+            verdict = rows(work, penguins(text=True), seed, tell) if models else {}
+            if models:
+                scans(work, seed, lambda stage, fraction: tell(f"brains: {stage}", fraction))
+                pictures(work, seed, lambda stage, fraction: tell(f"clothes: {stage}", fraction))
         scores = {method: score(trial, method) for method in trial.filled}
         scores[OURS]["coverage"] = coverage(trial)
         draw_all(trial, scores, work)
         write_json(work / "scores.json", {"seed": seed, "hidden": HIDDEN, "scores": scores})
-        page = report(trial, scores, work, volumes)
+        page = report(trial, scores, verdict, work)
         (work / "report.html").write_text(page, encoding="utf-8")
         swap_in(work, out)
     lines = [
@@ -125,7 +127,7 @@ def demo(
         "",
         "Errors are in standard deviations of each column. Open report.html, or the pictures beside it:",
         *(f"  {path}" for path in sorted(out.iterdir())),
-        *([f"Brains that nobody has: {out / GENERATED}; a hole filled: {out / FILLED}"] if volumes else []),
+        *([f"A synthetic table, judged: {out / REPORT}"] if models else []),
     ]
     return Demo(out, scores, tuple(lines))
 
@@ -280,19 +282,21 @@ def table(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
     return lines
 
 
-def report(trial: Trial, scores: Mapping[str, Mapping[str, float]], work: Path, volumes: bool) -> str:
+def report(
+    trial: Trial, scores: Mapping[str, Mapping[str, float]], verdict: Mapping[str, Any], work: Path
+) -> str:
     """One page that needs nothing else: the pictures are in it."""
     from base64 import b64encode
 
     from jinja2 import Environment
 
     template = files("ebbtide.pipelines").joinpath("templates/demo.html").read_text(encoding="utf-8")
-    pictures = {
+    shown = {
         name.removesuffix(".png"): b64encode((work / name).read_bytes()).decode()
         for name in (RESTORED, TRUTH, DISTRIBUTIONS, ERRORS)
     }
-    for path, name in PICTURES.items() if volumes else ():
-        pictures[name] = b64encode((work / path).read_bytes()).decode()
+    for path, name in PICTURES.items() if verdict else ():
+        shown[name] = b64encode((work / path).read_bytes()).decode()
     page: str = (
         Environment(autoescape=True)
         .from_string(template)
@@ -302,7 +306,9 @@ def report(trial: Trial, scores: Mapping[str, Mapping[str, float]], work: Path, 
             covered=100 * scores[OURS]["coverage"],
             cells=int(trial.holes.to_numpy().sum()),
             rows=len(trial.truth),
-            pictures=pictures,
+            pictures=shown,
+            verdict=verdict,
+            judged=REPORT,
         )
     )
     return page

@@ -170,9 +170,9 @@ def _finish(
             files={name: sha256_of(whole / name) for name in made if name != README},
         )
         write_json(whole / NAME, written | {"note": facts["note"]})
+        asked = [f"{k}={v}" for k, v in {**wish.condition, **_asked(wish)}.items()]
         about: dict[str, Any] = {
-            "conditions": ", ".join(f"{k}={v}" for k, v in {**wish.condition, **_asked(wish)}.items())
-            or "none",
+            "conditions": ", ".join([*asked, *wish.constraints]) or "none",
             "sampler": output_cards.sampler(fitted, wish.steps),
             "seed": wish.seed,
         }

@@ -221,6 +221,7 @@ def _model(job: _Job, model: Path | str | None, rows: int, device: str) -> tuple
             resume=checkpoints.exists(),
             device=device,
             progress=job.progress,
+            verbs=("impute",),
         )
         fitted.save(folder)
         remove(checkpoints)

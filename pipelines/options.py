@@ -80,15 +80,12 @@ def domain_for(
     data: Path | str,
     table: TableWords | None = None,
     grid: GridWords | None = None,
-    *,
-    only: str | None = None,
 ) -> tuple[Domain[Any, Any], dict[str, Any]]:
     """The domain of a data set with what the user said about it, and that as plain JSON for the manifest.
 
     Args:
         data: a table (CSV, TSV, Parquet, Excel), scans (NIfTI, BIDS, DICOM) or pictures (PNG, JPEG, ...).
         table, grid: what was said, for either case.
-        only: the one verb that a model of a table is wanted for now.
 
     Raises:
         InputError: there is nothing at `data`, or nothing that a domain reads; words that cannot be read, or
@@ -98,7 +95,7 @@ def domain_for(
     match recognised(path):
         case "tabular":
             _refuse(grid, GridWords(), "scans and pictures", path)
-            return _tabular(replace(table, only=table.only or only))
+            return _tabular(table)
         case "mri":
             _refuse(table, TableWords(), "tables", path)
             _refuse(grid, replace(grid, size=None, mirror=False), "pictures", path)

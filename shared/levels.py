@@ -142,6 +142,7 @@ class LevelsDenoiser(NetworkDenoiser):
     """
 
     network: LevelsNetwork
+    rank: Tensor
 
     def __init__(self, network: LevelsNetwork, order: Sequence[int], straight: float = 0.5) -> None:
         super().__init__(network, Cosine())

@@ -90,7 +90,7 @@ class Conditions:
         label, asked = -1, dict[str, str]()
         for name, words in given.items():
             if self.class_names and name.lower() in CLASS_WORDS and name not in self.facts.names:
-                label = self.label_of(words)
+                label = -1 if words.strip() == "*" else self.label_of(words)
             elif words.strip().casefold() not in UNKNOWN:
                 asked[name] = words
         self._require_known(asked)

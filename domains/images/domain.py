@@ -97,6 +97,7 @@ class ImageDomain:
         resume: bool = False,
         device: str = "auto",
         progress: Progress | None = None,
+        verbs: Sequence[str] | None = None,
     ) -> FittedImages:
         """Learn the space and the denoiser."""
         o = self.options

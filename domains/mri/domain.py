@@ -111,6 +111,7 @@ class MriDomain:
         resume: bool = False,
         device: str = "auto",
         progress: Progress | None = None,
+        verbs: Sequence[str] | None = None,
     ) -> FittedScans:
         """Learn the space and the denoiser."""
         o = self.options
@@ -297,14 +298,14 @@ class MriDomain:
         fitted: FittedScans | None = None,
         progress: Progress | None = None,
     ) -> Comparison:
-        """Synthetic scans beside the real ones they were made from; see `measuring`. The model itself is not
-        asked: what it made is looked at."""
+        """Synthetic scans beside the real ones they were made from; see `measuring`."""
         return measured(
             list(self.found(real)),
             list(collect(synthetic)),
             None if holdout is None else list(collect(holdout)),
             seed=seed,
             read=self.options.read,
+            fitted=fitted,
             progress=progress,
         )
 
@@ -314,9 +315,9 @@ def write_image(subject: Subject, image: FilledImage, request: Request, folder: 
     name = subject.name if image.modality == "image" else f"{subject.name}_{image.modality}"
     clipped = write_filled(image.volume, image.values, image.mask, folder / f"{name}_filled.nii.gz")
     write_map(image.volume, image.mask, folder / f"{name}_mask.nii.gz", "uint8", "1 where filled in")
-    write_map(
-        image.volume, image.std, folder / f"{name}_std.nii.gz", "float32", "standard deviation of draws"
-    )
+    if len(image.draws) > 1:  # one draw does not tell how sure it is; zeros would say: certain
+        path = folder / f"{name}_std.nii.gz"
+        write_map(image.volume, image.std, path, "float32", "standard deviation of draws")
     for place, draw in enumerate(image.draws[: request.all_draws]):
         write_filled(image.volume, draw, image.mask, folder / f"{name}_draw{place:03d}.nii.gz")
     filled = int(image.mask.sum())

@@ -182,12 +182,13 @@ def _missing(
 
 
 def picture_of(image: FilledImage) -> dict[str, np.ndarray]:
-    """What `preview.before_after` needs."""
+    """What `preview.before_after` needs; one draw alone has no spread to show."""
+    spread = {"std": image.std} if len(image.draws) > 1 else {}
     return {
         "before": np.where(image.mask, np.nan, image.volume.values()).astype(np.float32),
         "mask": image.mask,
         "filled": image.values,
         "draw": image.draws[0],
-        "std": image.std,
         "affine": image.volume.affine,
+        **spread,
     }

@@ -10,6 +10,7 @@ from ...shared.errors import Fault
 from .. import Figure
 from .comparable import Ground, Scans
 from .copied import CopySearch
+from .membership import Membership
 from .preview import Picture, montage
 
 TRUSTED = 20
@@ -57,7 +58,9 @@ def told_utility(figures: Sequence[Figure]) -> tuple[str, list[str]]:
     return "What scans tell of covariates", said
 
 
-def told_privacy(found: CopySearch, count: int, held: bool) -> tuple[str, list[str]]:
+def told_privacy(
+    found: CopySearch, count: int, held: bool, known: Membership | None
+) -> tuple[str, list[str]]:
     flagged = int(found.copies.flagged.sum())
     said = []
     if found.power < 0.95:
@@ -69,6 +72,11 @@ def told_privacy(found: CopySearch, count: int, held: bool) -> tuple[str, list[s
     else:
         title = "No copy found by this search"
         said.append(f"It found {100 * found.power:.0f} % of the planted copies.")
+    if known is not None and known.told:
+        title += ", but the model knows those it was trained on" if not flagged else ""
+        said.append(f"It fills them in better than others (area {known.area:.2f}): do not hand it out.")
+    elif known is not None:
+        said.append(f"The model fills in its training scans no better than others (area {known.area:.2f}).")
     if not held:
         said.append(
             "Without --holdout it is not known whether the model leans toward those it was trained on."

@@ -24,6 +24,8 @@ from .collection import Read, Subject
 from .comparable import Ground, Scans
 from .copied import search
 from .judging import TRUSTED, faults_of, pictured, told_fidelity, told_privacy, told_utility
+from .membership import attacked
+from .model import FittedScans
 from .radiomics import table
 
 MOST, FEWEST = 400, 4
@@ -58,12 +60,12 @@ class Numbers:
             mean, std = np.nanmean(own, 0), np.nanstd(own, 0)
         kept = np.isfinite(mean) & (std > 1e-6 * np.maximum(np.abs(mean), 1e-3))
         z = np.clip((joined[:, kept] - mean[kept]) / std[kept], -_CLIP, _CLIP)
-        rows = torch.from_numpy(np.nan_to_num(z)).split([len(real), len(fake), len(other)])
-        chosen = [name for name, keep in zip(names, kept, strict=True) if keep]
+        rows, (n, m) = torch.from_numpy(np.nan_to_num(z)), (len(real), len(fake))
+        chosen = tuple(name for name, keep in zip(names, kept, strict=True) if keep)
         scale = max(float(real.layout.std(0).mean()), 1e-6) * real.layout.shape[1] ** 0.5
-        blocks = tuple(torch.from_numpy(scans.layout / scale) for scans in (real, fake, other))
+        first, second, third = (torch.from_numpy(scans.layout / scale) for scans in (real, fake, other))
         left = tuple(name for name, keep in zip(names, kept, strict=True) if not keep)
-        return cls(tuple(chosen), *rows, left, blocks)  # type: ignore[arg-type]
+        return cls(chosen, rows[:n], rows[n : n + m], rows[n + m :], left, (first, second, third))
 
 
 def measured(
@@ -73,6 +75,7 @@ def measured(
     *,
     seed: int = 0,
     read: Read,
+    fitted: FittedScans | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare synthetic scans with real ones.
@@ -81,6 +84,7 @@ def measured(
         real: what the model was trained on. synthetic: what it made. holdout: like `real`, never seen by it.
         seed: of halves, pairs, permutations and planted copies.
         read: reads one real image.
+        fitted: the model; with `holdout`, it is tried whether it knows those it was trained on.
 
     Raises:
         InputError: fewer than four scans of a kind; no modality in common; a damaged image.
@@ -116,12 +120,17 @@ def measured(
     held = None if holdout is None else (other.volumes, other.known)
     found = search((train.volumes, train.known), (fake.volumes, fake.known), held, ground.backgrounds, seed)
     utility = _utility(numbers, here, fake, other)
+    known = None
+    if fitted is not None and holdout is not None:
+        tell("asking the model", 0.85)
+        known = attacked(fitted, chosen["real"], chosen["held-out"], seed, read)
+    privacy = [*found.figures(), *([] if known is None else [known.figure()])]
     tell("drawing", 0.95)
     pictures, internal = pictured(train, fake, found, ground)
     verdict = {
         "fidelity": told_fidelity(told_apart, differing, fidelity, len(fake)),
         "utility": told_utility(utility),
-        "privacy": told_privacy(found, len(fake), holdout is not None),
+        "privacy": told_privacy(found, len(fake), holdout is not None, known),
     }
     facts = {
         "scans": {"real": len(train), "synthetic": len(fake), "reference": len(other)},
@@ -137,7 +146,11 @@ def measured(
     }
     return Comparison(
         reference,
-        {"fidelity": fidelity, "utility": utility, "privacy": found.figures()},
+        {
+            "fidelity": fidelity,
+            "utility": utility,
+            "privacy": privacy,
+        },
         verdict,
         pictures,
         internal,

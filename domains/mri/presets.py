@@ -59,7 +59,8 @@ def recommended(shape: tuple[int, ...], subjects: int, preset: str = "cpu") -> G
         levels=1 if voxels <= 300_000 else 2,
         components=int(np.clip(subjects // 3, 1, 12)),
         steps=chosen.steps,
-        batch_size=chosen.batch_size,
+        # Of what is far beyond the preset (a spacing was asked for), one at a time fits memory.
+        batch_size=chosen.batch_size if voxels <= 4 * chosen.voxels else 1,
         learning_rate=6e-4,
         patience=None,
         precision="bf16" if preset != "cpu" or computes_bfloat16() else "fp32",

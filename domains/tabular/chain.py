@@ -97,6 +97,7 @@ class TreeChains:
             alone, which takes less time and memory.
 
     Attributes:
+        columns: p + q, once fitted.
         forests_: by round, then column (numbers first), then chain; none for a column never observed.
         order_: the order in which columns are visited: fewest missing first.
         start_: (places,) what a missing cell holds before the first visit: the mean (0), the commonest level
@@ -114,6 +115,7 @@ class TreeChains:
     ) -> None:
         self.cardinalities, self.trees, self.leaf = tuple(cardinalities), tuple(trees), leaf
         self.shares = shares
+        self.columns = 0
 
     @property
     def numbers(self) -> int:
@@ -236,7 +238,7 @@ class TreeChains:
         """What the places of each category hold before the first visit."""
         known = [codes[codes >= 0] for codes in table.codes.T]
         if not self.shares:
-            return [np.bincount(codes, minlength=1).argmax(keepdims=True) for codes in known]
+            return [np.atleast_1d(np.bincount(codes, minlength=1).argmax()) for codes in known]
         counts = [np.bincount(c, minlength=k) for c, k in zip(known, self.cardinalities, strict=True)]
         return [count / max(count.sum(), 1) for count in counts]
 

@@ -192,15 +192,16 @@ class TabularDomain:
         resume: bool = False,
         device: str = "auto",
         progress: Progress | None = None,
+        verbs: Sequence[str] | None = None,
     ) -> FittedTable:
-        """Learn the encoding and the model from the observed cells of `raw`."""
+        """Learn the encoding and the models from the observed cells of `raw`."""
         return FittedTable.fit(
             raw,
             missing=self.options.missing,
             kinds=self.kinds(),
             decimal=opened(survey)[0].decimal if survey is not None else self.options.decimal,
             settings=self.options.settings,
-            verbs=self.options.verbs,
+            verbs=tuple(verbs or self.options.verbs),
             generator=self.options.generator,
             constraints=self.options.constraints,
             seed=seed,

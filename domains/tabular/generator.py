@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...shared.data import NOTHING
 from ...shared.ema import PowerFunction
-from ...shared.errors import InputError
+from ...shared.errors import EbbtideError, InputError
 from ...shared.grids import computes_bfloat16
 from ...shared.levels import LevelsDenoiser, LevelsNetwork, LevelsShape
 from ...shared.noise import Keys, key_of
@@ -28,6 +28,7 @@ from ...shared.schedules import UniformDensity
 from ...shared.training import Batch, TrainingSettings, train
 from .codec import Coded
 from .columns import Column
+from .conditions import demanded
 from .correction import one_thread
 from .parts import Parts
 from .rules import Order, Rules, found_anchors, found_orders, found_pairs
@@ -241,8 +242,6 @@ class TableGenerator:
         complete: bool = False,
     ) -> Demand:
         """What is asked of the rows: see `conditions.demanded`."""
-        from .conditions import demanded
-
         return demanded(self, condition or {}, rules, complete)
 
     def draw(self, keys: Keys, demand: Demand, progress: Callable[[float], None] | None = None) -> Coded:
@@ -289,7 +288,7 @@ class TableGenerator:
         rest = [place for place in places if place not in demand.first]
         shape = (len(places), 2)
         walk = Walk(self.parts, demand, self.law, ROWS)
-        if len(first) > 1:
+        if demand.uncertain:
             walks = []
             for candidate in range(CANDIDATES):
                 one = Walk(self.parts, demand, self.law, ROWS)
@@ -339,10 +338,30 @@ class TableGenerator:
     def from_state(
         cls, columns: Sequence[Column], config: Mapping[str, Any], tensors: Mapping[str, Tensor]
     ) -> TableGenerator:
-        """What `state` wrote; `columns` are the modelled ones."""
+        """What `state` wrote; `columns` are the modelled ones.
+
+        Raises:
+            EbbtideError: `model-generator`, parts that do not fit each other.
+        """
+        try:
+            return cls._read(columns, config, tensors)
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            what = "the parts of the generator do not fit each other"
+            raise EbbtideError(
+                "model-generator", what, "model", "copy the model again, or train anew"
+            ) from error
+
+    @classmethod
+    def _read(
+        cls, columns: Sequence[Column], config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> TableGenerator:
         settings = GeneratorSettings.from_dict(config["settings"])
         parts = Parts.from_state(columns, config, tensors)
         groups = [(tuple(g), tensors[f"group.{k}"].numpy()) for k, g in enumerate(config["groups"])]
+        for group, held in groups:
+            most = [parts.parts[place].levels for place in group]
+            if held.shape[1:] != (len(group),) or (held < 0).any() or (held >= most).any():
+                raise ValueError("a combination of levels that there are not")
         shape = LevelsShape(
             tuple(part.levels for part in parts.parts),
             tuple(part.bins is not None for part in parts.parts),
@@ -385,7 +404,7 @@ def _rules(held: Mapping[str, Any]) -> Rules:
 def _some(levels: np.ndarray, most: int, seed: int) -> np.ndarray:
     """At most so many of the rows, chosen by the seed."""
     order = Keys.range(seed, len(levels)).uniform((), "calibrated").argsort().numpy()
-    return levels[np.sort(order[:most])]
+    return np.asarray(levels[np.sort(order[:most])])
 
 
 def _held_out(rows: int, share: float, seed: int) -> np.ndarray:

@@ -96,7 +96,7 @@ class Parts:
         """The columns of `Coded.numbers`."""
         return tuple(column for column in self.columns if column.is_number)
 
-    def columns_of(self, part: Part) -> Column:
+    def column_of(self, part: Part) -> Column:
         """The column that a part is of."""
         return next(column for column in self.columns if column.name == part.name)
 

@@ -91,6 +91,8 @@ def columns_seen(columns: Sequence[Column], outcomes: Sequence[Outcome]) -> list
                     [o.upper[:, p] for o in outcomes],
                 )
             )
+            if column.kind == "integer":  # as it stands in the completed table
+                filled = np.rint(filled)
             found.append(
                 Seen(column, observed[~np.isnan(observed)], filled, drawn, lower, upper, len(filled))
             )
@@ -201,7 +203,8 @@ def category_panel(part: Any, seen: Seen) -> None:
     axes.set_yticks(height, [shortened(names[code]) for code in chosen])
     axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
     axes.set_title(f"{seen.column.name}: {seen.cells:,} filled", fontsize=9)
-    axes.legend(frameon=False, fontsize=7)
+    # Below, as bars may be anywhere.
+    axes.legend(frameon=False, fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08))
     plain(axes)
 
 

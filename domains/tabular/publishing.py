@@ -88,17 +88,26 @@ def draw(synthesis: Synthesis, coded: Coded, picture: Path, *, conditioned: bool
         place = generator.parts.parts.index(part)
         shares = np.exp(logs[at[place] : at[place + 1]])
         if part.bins is None:
-            names = [str(level) for level in generator.parts.columns_of(part).levels] + ["(rare levels)"]
+            names = [str(level) for level in generator.parts.column_of(part).levels] + ["(rare levels)"]
             _level_panel(axes, part, shares, coded.codes[:, part.at], names)
         else:
-            _number_panel(axes, part, shares, raw(part, coded.numbers), generator.parts.numbers[part.at].kind)
+            _number_panel(
+                axes,
+                part,
+                shares,
+                raw(part, coded.numbers),
+                generator.parts.numbers[part.at].kind,
+                generator.parts.numbers[part.anchor].name if part.anchor >= 0 else None,
+            )
         plain(axes)
     for axes in panels[len(parts) :]:
         axes.set_axis_off()
     made.savefig(picture, format="png")
 
 
-def _number_panel(axes: Axes, part: Part, shares: np.ndarray, values: np.ndarray, kind: str) -> None:
+def _number_panel(
+    axes: Axes, part: Part, shares: np.ndarray, values: np.ndarray, kind: str, follows: str | None
+) -> None:
     """Bars: draws from the training law; line: the synthetic rows."""
     assert part.bins is not None
     law = shares[: part.seen] / max(shares[: part.seen].sum(), 1e-12)
@@ -119,21 +128,18 @@ def _number_panel(axes: Axes, part: Part, shares: np.ndarray, values: np.ndarray
         low, high = low - 0.5, high + 0.5
     edges = bin_edges(np.clip(both, low, high), whole=kind == "integer" or part.role == "day")
     dated = part.role == "day" or (kind == "datetime" and part.role == "number")
-    scale = (lambda x: x) if part.role == "day" or not dated else (lambda x: x / DAY)
-    axes.hist(scale(np.clip(trained, low, high)), scale(edges), density=True, color=OBSERVED)
+    to_days = DAY if dated and part.role != "day" else 1.0
+    trained, made, edges = (
+        np.clip(trained, low, high) / to_days,
+        np.clip(made, low, high) / to_days,
+        edges / to_days,
+    )
+    axes.hist(trained, list(edges), density=True, color=OBSERVED)
     if len(made):
-        axes.hist(
-            scale(np.clip(made, low, high)),
-            scale(edges),
-            density=True,
-            histtype="step",
-            color=FILLED,
-            linewidth=1.5,
-        )
+        axes.hist(made, list(edges), density=True, histtype="step", color=FILLED, linewidth=1.5)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    name = part.name if part.role != "difference" else f"{part.name}, after the one it follows"
-    _title(axes, name, part, shares, missing)
+    _title(axes, part.name if follows is None else f"{part.name} after {follows}", part, shares, missing)
     if dated:
         from matplotlib import dates
 

