@@ -61,6 +61,7 @@ class FittedScans:
         covariates: what the model can be told.
         model: the denoiser.
         about: JSON-able facts.
+        reached: (C, *S) bool, where at least a tenth of the training images reach; None is everywhere.
     """
 
     space: MriSpace
@@ -68,6 +69,7 @@ class FittedScans:
     covariates: Covariates
     model: GridModel
     about: Mapping[str, Any]
+    reached: Tensor | None = None
 
     # ----------------------------------------------------------------------------------------------- fit
 
@@ -160,7 +162,8 @@ class FittedScans:
                 (r["held_out"] for r in trained.history if r["held_out"] is not None), default=None
             ),
         }
-        return cls(space, values, covariates, model, {**(about or {}), **facts})
+        reached = seen[:, : len(space.modalities)].float().mean(0) >= 0.1
+        return cls(space, values, covariates, model, {**(about or {}), **facts}, reached)
 
     # ---------------------------------------------------------------------------------------- what it does
 
@@ -227,8 +230,14 @@ class FittedScans:
         return self.model.generate(keys, condition, guidance=guidance, sampler=sampler, progress=progress)
 
     def images(self, sample: Tensor) -> dict[str, np.ndarray]:
-        """(C, *S) in model space to one volume for each modality, in its own type, on `space.affine`."""
-        return self.space.decode_generated(sample[: len(self.space.modalities)])
+        """(C, *S) in model space to one volume for each modality, in its own type, on `space.affine`; dark
+        where hardly any training image reached, of which the model knows nothing."""
+        own = sample[: len(self.space.modalities)]
+        if self.reached is not None:
+            channels = self.space.channels.values()
+            dark = [float(c.encode(np.array([c.scale.low]), c.scale)[0]) for c in channels]
+            own = torch.where(self.reached, own, torch.tensor(dark)[:, None, None, None])
+        return self.space.decode_generated(own)
 
     def label_map(self, sample: Tensor) -> np.ndarray | None:
         """(C, *S) in model space to (*S) labels: of each voxel the likeliest, 0 where none is likely."""
@@ -288,6 +297,8 @@ class FittedScans:
         """Write the model folder: safetensors, JSON and a sha256 manifest; no code."""
         space, tensors = self.space.state()
         config, weights = self.model.state()
+        if self.reached is not None:
+            tensors["space.reached"] = self.reached.to(torch.uint8)
         facts = {
             "format": FORMAT,
             "space": space,
@@ -314,6 +325,7 @@ class FittedScans:
             Covariates.from_state(config["covariates"]),
             GridModel.from_state(config["model"], weights),
             dict(config["about"]),
+            space["space.reached"].bool() if "space.reached" in space else None,
         )
 
 

@@ -146,6 +146,19 @@ def test_saved_scans_come_back(fitted: FittedScans, tmp_path: Path) -> None:
     assert labels is not None and set(np.unique(labels)) <= {0, 1} and labels.dtype == np.uint8
 
 
+def test_what_no_training_image_reached_is_dark(fitted: FittedScans, tmp_path: Path) -> None:
+    assert fitted.reached is not None and fitted.reached.shape == (2, 16, 20, 16)
+    reached = torch.ones(2, 16, 20, 16, dtype=torch.bool)
+    reached[:, :, :, 13:] = False
+    cut = replace(fitted, reached=reached)
+    cut.save(tmp_path / "model")
+    again = FittedScans.load(tmp_path / "model")
+    assert again.reached is not None and torch.equal(again.reached, reached)
+    for name, image in again.images(torch.full((3, 16, 20, 16), 2.0)).items():
+        low = fitted.space.channels[name].scale.low
+        assert np.allclose(image[..., 13:], low, atol=1) and (image[..., :13] > low + 10).all()
+
+
 def test_too_few_and_damaged_are_refused(scans: Collection, tmp_path: Path, folder: Path) -> None:
     with pytest.raises(InputError, match="few-scans"):
         FittedScans.fit(list(scans)[:2], settings=TINY, device="cpu")
