@@ -153,6 +153,7 @@ def test_synthetic_scans_keep_the_readme_of_their_own_below_the_card(tmp_path: P
     assert made["mri"]["orientation"] == "RAS" and "4 x 4 x 4 mm" in made["mri"]["resolution"]
 
 
-def test_the_card_of_the_bundled_model_fits_the_schema() -> None:
-    found = load(CARDS / "models" / "brain-t1.yaml")
-    assert set(fitting(found)) == set(found)
+@pytest.mark.parametrize("path", sorted((CARDS / "models").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_cards_of_bundled_models_fit_the_schema(path: Path) -> None:
+    found = load(path)
+    assert set(fitting(found)) == set(found) and (path.with_suffix("")).is_dir()
