@@ -41,6 +41,7 @@ so that samples, drawn with zeros, are not augmented (Karras et al. 2020, 2022).
 
 _STUDENT = 1.86  # 90 % of |t| with 8 degrees of freedom: draws whose spread was measured on eight
 _ROUNDS = 4  # of EM where data are missing: what it has not found by then, the network finds
+_DRAWN = 2**22  # entries drawn to calibrate by: half a minute of one core
 _MICRO = 2**17  # positions computed at once in inference: fixed, so that an answer does not depend on company
 
 
@@ -407,8 +408,11 @@ class GridModel:
         )
         model.denoiser.centre = centre.whole.to(next(model.denoiser.parameters()).device)
         if len(kept):
-            tell("calibrating on held-out examples", 0.98)
-            model.trust = _calibrated(model, examples(kept, None, 0.0), seed)
+
+            def calibrating(label: str, share: float) -> None:
+                tell("calibrating on held-out examples", 0.97 + 0.03 * share)
+
+            model.trust = _calibrated(model, examples(kept, None, 0.0), seed, progress=calibrating)
         return model, trained
 
     # ----------------------------------------------------------------------------------------- inference
@@ -615,10 +619,20 @@ class GridModel:
         return model
 
 
-def _calibrated(model: GridModel, examples: _Hiding, seed: int, draws: int = 8, most: int = 12) -> Trust:
+def _calibrated(
+    model: GridModel,
+    examples: _Hiding,
+    seed: int,
+    draws: int = 8,
+    most: int | None = None,
+    progress: Progress | None = None,
+) -> Trust:
     """The weight that errs least, and the spread with which 90 % intervals cover 90 %, on hidden entries of
-    held-out examples; counted where examples differ (most of a scan is air)."""
+    held-out examples; counted where examples differ (most of a scan is air). `most` examples; None takes
+    fewer the larger they are, for as many entries drawn."""
     model.denoiser.eval()
+    if most is None:
+        most = max(4, min(48, _DRAWN // (draws * math.prod(model.form.shape[1:]))))
     keys = Keys.range(key_of(seed, "calibration"), min(most, 4 * len(examples)))
     batch = replace(examples, blank=0.0).batch(keys.items % len(examples), keys)
     known = batch.condition.known
@@ -640,7 +654,7 @@ def _calibrated(model: GridModel, examples: _Hiding, seed: int, draws: int = 8, 
     middle = centre + weight * (network - centre)
     rows = torch.arange(len(keys)).repeat_interleave(draws)
     every = Keys(keys.seed, keys.items[rows], torch.arange(draws).repeat(len(keys)))
-    drawn = model.fill(known[rows], every, condition[rows], sampler=model.sampler(8))
+    drawn = model.fill(known[rows], every, condition[rows], sampler=model.sampler(8), progress=progress)
     spread = (drawn - network[rows]).unflatten(0, (-1, draws)).square().mean(1).sqrt()
     far = ((batch.x_0 - middle).abs() / spread.clamp(min=1e-6))[where]
     far = far[:: len(far) // 2**22 + 1]  # quantiles are taken of 16 million numbers at most
