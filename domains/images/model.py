@@ -28,8 +28,6 @@ Progress = Callable[[str, float], None]
 FORMAT = "ebbtide-images/1"
 FEWEST = 8
 """Pictures below which there is nothing to learn."""
-SCARCE = 2000
-"""Pictures below which they are augmented."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class FittedImages:
         size: int | tuple[int, int] | None = None,
         channels: int | None = None,
         mirror: bool = False,
-        augment: float | None = None,
+        augment: float = 0.0,
         settings: GridSettings | None = None,
         seed: int = 0,
         about: Mapping[str, Any] | None = None,
@@ -71,7 +69,7 @@ class FittedImages:
             pictures: to learn from.
             size, channels: as for `ImageSpace.fit`.
             mirror: show half of them mirrored; samples are not.
-            augment: chance that one is moved, and that it is toned; None: `augmenting`.
+            augment: chance that one is moved, and that it is toned.
             settings: of the model; None chooses by size and number.
             folder, resume, device, progress: of the training.
 
@@ -94,16 +92,15 @@ class FittedImages:
         data = GridData(torch.cat(parts), None, space.conditions.of(pictures))
         captions = space.conditions.vocabulary is not None
         settings = settings or recommended(space.shape, len(pictures), captions=captions)
-        chance = augmenting(len(pictures)) if augment is None else augment
         scale = (tuple(space.mean.tolist()), tuple(space.std.tolist()))
-        augmentation = PictureAugmentation(*scale, 0.5 if mirror else 0.0, chance, chance)
+        augmentation = PictureAugmentation(*scale, 0.5 if mirror else 0.0, augment, augment)
         model, trained = GridModel.fit(
             data,
             settings,
             pattern(),
             classes=len(space.conditions.class_names),
             words=space.conditions.words,
-            augmentation=augmentation if chance or mirror else None,
+            augmentation=augmentation if augment or mirror else None,
             seed=seed,
             folder=folder,
             resume=resume,
@@ -294,11 +291,6 @@ def pattern() -> Pattern:
         EveryKth((2, 4), grid=True),
     )
     return Mixture(patterns, (3, 2, 2, 1, 2))
-
-
-def augmenting(pictures: int) -> float:
-    """The chance of augmenting, for so many pictures: what they teach is soon learnt by heart when few."""
-    return 0.3 if pictures < SCARCE else 0.0
 
 
 def recommended(shape: Sequence[int], pictures: int, *, captions: bool = False) -> GridSettings:

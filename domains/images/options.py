@@ -26,6 +26,6 @@ class ImageOptions:
     size: int | None = None
     channels: int | None = None
     mirror: bool = False
-    augment: float | None = None
+    augment: float = 0.0
     holes: Holes = NO_HOLES
     settings: GridSettings | None = None

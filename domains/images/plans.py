@@ -11,7 +11,7 @@ from ...shared.grids import GridSettings, GridShape, probe
 from .. import Progress
 from ..documents import scalar, section, settings_of, spoken, typed
 from .collection import Collection
-from .model import augmenting, recommended
+from .model import recommended
 from .options import ImageOptions
 from .space import ImageSpace
 
@@ -40,7 +40,6 @@ def decided(
         said,
         size=said.size or size,
         channels=channels,
-        augment=augmenting(len(pictures)) if said.augment is None else said.augment,
         settings=settings,
     )
     seen = f"{len(pictures):,} pictures, trained on at {height} x {width} pixels of {channels} channel(s)."
@@ -56,7 +55,8 @@ def written(options: ImageOptions) -> str:
         "",
         "# Show half of the pictures mirrored in training (samples are not). Not where sides mean something.",
         f"mirror: {scalar(options.mirror)}",
-        "# Chance that a picture is moved in training, and that its light is changed (samples are not).",
+        "# Chance that a picture is moved in training, and that its light is changed (samples are not):",
+        "# for a long training on few pictures, 0.3 say; a short one is only slowed by it.",
         f"augment: {scalar(options.augment)}",
         "",
         "# levels: of Haar packing. components: of the centre. blank: share of examples made from nothing.",
@@ -75,7 +75,7 @@ def followed(found: Mapping[str, Any], path: Path, said: ImageOptions) -> ImageO
         "size": typed(found, "size", int, None, path),
         "channels": typed(found, "channels", int, None, path),
         "mirror": typed(found, "mirror", bool, False, path),
-        "augment": typed(found, "augment", (float, int), None, path),
+        "augment": typed(found, "augment", (float, int), 0.0, path),
         "settings": settings_of(GridSettings, GridSettings(), typed(found, "model", dict, {}, path), path),
     }
     kept = spoken(said)
