@@ -95,7 +95,8 @@ def _centred(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 def _affine(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     """slope x + offset, both (B, C), in the type of x."""
     slope, offset = (like(c, x).to(x.dtype) for c in (slope, offset))
-    return torch.addcmul(offset, x, slope)
+    out: Tensor = torch.addcmul(offset, x, slope)
+    return out
 
 
 def _plain(x: Tensor, scale: Tensor, shift: Tensor, groups: int) -> Tensor:
