@@ -78,7 +78,8 @@ class _NormModulateSiLU(torch.autograd.Function):
 
         def in_group(of_channel: Tensor) -> Tensor:
             of_group = of_channel.unflatten(1, (ctx.groups, -1)).mean(2) / x[0, 0].numel()
-            return of_group.repeat_interleave(x.shape[1] // ctx.groups, 1)
+            repeated: Tensor = of_group.repeat_interleave(x.shape[1] // ctx.groups, 1)
+            return repeated
 
         # With n = (x - mean) rstd and g = scale grad: dx = rstd (g - mean_group(g) - n mean_group(g n)).
         level, along = in_group(scale * by_shift), in_group(scale * by_scale) * rstd**2
