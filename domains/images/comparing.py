@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import comb
 
 import numpy as np
 import torch
+from scipy.stats import binom
 
 from ...shared.errors import Fault, InputError
 from ...shared.noise import Keys
@@ -211,7 +211,7 @@ def _use(report: Report, fake: Pictures) -> tuple[str, list[str]]:
 
 def _copying(report: Report) -> tuple[str, list[str]]:
     flagged, count = int(report.copies.flagged.sum()), len(report.copies.flagged)
-    by_chance = _at_least(flagged, count, report.copies.expected)
+    by_chance = float(binom.sf(flagged - 1, count, report.copies.expected))  # so many or more
     found = float(np.mean(list(report.planted.values())))
     searched = f"The search finds {_percent(found)} of copies that were planted."
     said = f"{flagged} of {count} lie nearer to a training picture than 99 % of real pictures do to others"
@@ -223,12 +223,6 @@ def _copying(report: Report) -> tuple[str, list[str]]:
         f"{said}, no more than chance explains. {searched}",
         "That no copy was found does not prove that nobody can be recognised.",
     ]
-
-
-def _at_least(hits: int, count: int, share: float) -> float:
-    """The chance of so many hits or more among `count`, each with a chance of `share`."""
-    below = sum(comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(hits))
-    return max(0.0, 1.0 - below)
 
 
 def _percent(share: float) -> str:

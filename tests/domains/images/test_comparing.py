@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from ebbtide.domains import Comparison, Measures
 from ebbtide.domains.images import ImageDomain
 from ebbtide.domains.images.collection import Collection, collect
-from ebbtide.domains.images.comparing import compare
+from ebbtide.domains.images.comparing import _copying, compare
+from ebbtide.domains.images.measures import Report
 from ebbtide.shared.errors import InputError
+from ebbtide.shared.measures import Copies
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +78,10 @@ def test_what_cannot_be_assessed_is_said(tmp_path: Path, digits: tuple[np.ndarra
     few = saved(tmp_path / "c.npz", x[:5])
     with pytest.raises(InputError, match="few-pictures"):
         compare(real, few, None)
+
+
+def test_thousands_of_copies_are_called_copies() -> None:
+    distances = torch.linspace(0.0, 1.0, 4000)
+    copies = Copies(distances, torch.arange(4000), 0.75, distances < 0.75, 0.01)
+    title, words = _copying(Report({}, (), copies, torch.arange(4000), {"moved": 1.0}))
+    assert title == "Some may be copies" and words[0].startswith("3000 of 4000")
