@@ -172,12 +172,13 @@ class Covariates:
         """Warnings of what is asked for beyond what there was in training."""
         found = []
         for column in self.columns:
-            words = wish.get(column.name, "*").strip()
-            if column.levels or words == "*":
+            words = wish.get(column.name, "*")
+            if column.levels or words.strip() == "*":
                 continue
-            span = _RANGE.fullmatch(words)
-            ends = [float(end) for end in (span.groups() if span else [words])]
-            if min(ends) < column.quantiles[0] or max(ends) > column.quantiles[-1]:
+            ends = [column.asked(words, place) for place in (0.0, 1.0)]
+            if not all(
+                isinstance(e, float) and column.quantiles[0] <= e <= column.quantiles[-1] for e in ends
+            ):
                 usual = f"{column.quantiles[1]:.3g} to {column.quantiles[-2]:.3g}"
                 what = f"{column.name} lies beyond all that the model was trained on (mostly {usual})"
                 where, remedy = f"--condition {column.name}", "do not rely on what comes of it"

@@ -91,7 +91,7 @@ class Conditions:
         for name, words in given.items():
             if self.class_names and name.lower() in CLASS_WORDS and name not in self.facts.names:
                 label = -1 if words.strip() == "*" else self.label_of(words)
-            elif words.strip().casefold() not in UNKNOWN:
+            elif not _open(words):
                 asked[name] = words
         self._require_known(asked)
         rows = self.facts.asked(asked, keys)
@@ -152,18 +152,7 @@ class Conditions:
 
     def beyond(self, given: Mapping[str, str]) -> list[Fault]:
         """Warnings for numbers outside of what was seen in training."""
-        faults = []
-        for column in self.facts.columns:
-            words = given.get(column.name, "").strip()
-            if words.casefold() in UNKNOWN or column.levels:
-                continue
-            ends = [column.asked(words, place) for place in (0.0, 1.0)]
-            low, high = column.quantiles[0], column.quantiles[-1]
-            if not all(isinstance(end, float) and low <= end <= high for end in ends):
-                what = f"{column.name} was {low:g} ... {high:g} in training: what lies outside is a guess"
-                remedy = f"choose {column.name} within it"
-                faults.append(Fault("condition-beyond", what, "", remedy, "warning"))
-        return faults
+        return self.facts.unlike({name: words for name, words in given.items() if not _open(words)})
 
     def state(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -179,6 +168,11 @@ class Conditions:
             Covariates.from_state(state.get("facts", ())),
             None if words is None else Vocabulary.from_state(words),
         )
+
+
+def _open(words: str) -> bool:
+    """Whether a wish leaves a fact unknown."""
+    return words.strip().casefold() in UNKNOWN
 
 
 def _rows(collection: Collection) -> list[dict[str, Fact]]:
