@@ -79,10 +79,7 @@ def load(data: Path, name: str) -> tuple[pd.DataFrame, str, dict[str, str]]:
 def one(data: Path, name: str, repeat: int) -> dict[str, object]:
     """Both tasks on one table, with the folds of one repeat."""
     from ebbtide.domains.tabular.augmenting import (
-        Sieve,
         Target,
-        columns_of,
-        make_rows,
         place_of,
         wanted,
     )
@@ -111,9 +108,7 @@ def one(data: Path, name: str, repeat: int) -> dict[str, object]:
             place, _ = place_of(model.codec, target, balance=False, where=name)
             classes = Target.of(place, coded)
             vary = None if label == NEW else STRENGTH
-            maker = downstream.maker(model, fold.frame, coded, classes, vary, fold.seed)
-            sieve = Sieve.of(columns_of(model.codec), coded)
-            made = make_rows(maker, model.codec, sieve, classes.levels, fold.counts, fold.seed)
+            made = downstream.made_by(model, fold.frame, coded, classes, fold.counts, vary, fold.seed)
             for at, count in enumerate((made.drawn, made.copies, made.implausible)):
                 dropped[label][at] += count
             return fold.codec.encode(made.frame)

@@ -16,18 +16,12 @@ import pandas as pd
 
 from ..domains import Domain
 from ..domains.tabular import TabularDomain
-from ..domains.tabular.augmenting import (
-    Made,
-    Sieve,
-    Target,
-    columns_of,
-    make_rows,
-    place_of,
-)
+from ..domains.tabular.augmenting import Made, Target, marked_source, place_of, wanted
 from ..domains.tabular.codec import Coded
 from ..domains.tabular.fitted import FittedTable
 from ..domains.tabular.measures import downstream
 from ..domains.tabular.measures.downstream import Fold, Proof
+from ..domains.tabular.writing import open_writer
 from ..shared.artifacts import swap_in, tool_version
 from ..shared.errors import Fault, InputError
 from ..shared.files import explained, locked, partial_of, refuse_existing, remove
@@ -100,8 +94,6 @@ class Asked:
 
     def wanted(self, counts: np.ndarray) -> np.ndarray:
         """(k,) rows to add of each class of which there are `counts`."""
-        from ..domains.tabular.augmenting import wanted
-
         return wanted(counts, balance=self.balance is not None, factor=self.factor)
 
 
@@ -220,24 +212,23 @@ class _Table:
         seed, codec = self.asked.seed, self.fitted.codec
         self.tell("making rows", 0.0)
         coded = codec.encode(self.frame)
-        sieve = Sieve.of(columns_of(codec), coded)
-        maker = downstream.maker(self.fitted, self.frame, coded, self.target, self.asked.vary, seed)
-        made = make_rows(maker, codec, sieve, self.target.levels, self.asked.wanted(self.target.counts), seed)
+        counts = self.asked.wanted(self.target.counts)
+        made = downstream.made_by(self.fitted, self.frame, coded, self.target, counts, self.asked.vary, seed)
         proof = self.prove()
         table = f"{self.data.stem}.augmented{self.data.suffix}"
         write_table(folder / table, self.domain, self.survey, made.frame, codec.columns_)
-        counts = self.counts(made)
         files = [table]
         if proof is not None:
             proof_picture(proof, folder / "proof.png")
             write_json(folder / "proof.json", proof_facts(proof))
             files += ["proof.png", "proof.json"]
-        self.describe(folder, out, files, counts, proof, options)
-        lines = [*self.lines(made, counts), *(proof_lines(proof) if proof else [])]
+        total = self.counts(made)
+        self.describe(folder, out, files, total, proof, options)
+        lines = [*self.lines(made, total), *(proof_lines(proof) if proof else [])]
         names = (*files, *(output_cards.MADE_BESIDE), NAME)
         lines.append(f"Wrote {named(names)} in {out}")
         facts = None if proof is None else proof_facts(proof)
-        return Augmented(out, names, counts, facts, tuple(lines), tuple(self.fitted.warnings))
+        return Augmented(out, names, total, facts, tuple(lines), tuple(self.fitted.warnings))
 
     def prove(self) -> Proof | None:
         """Downstream models with and without; None when no proof is asked for.
@@ -274,12 +265,10 @@ class _Table:
         coded = fitted.codec.encode(fold.frame)
         place, _ = place_of(fitted.codec, fold.target.name, balance=False, where=str(self.data))
         target = Target.of(place, coded)
-        maker = downstream.maker(fitted, fold.frame, coded, target, self.asked.vary, fold.seed)
-        sieve = Sieve.of(columns_of(fitted.codec), coded)
         counts = self.asked.wanted(target.counts)
         if not counts.any():
             return downstream.nothing(fold)
-        made = make_rows(maker, fitted.codec, sieve, target.levels, counts, fold.seed)
+        made = downstream.made_by(fitted, fold.frame, coded, target, counts, self.asked.vary, fold.seed)
         return fold.codec.encode(made.frame)
 
     def counts(self, made: Made) -> dict[str, Any]:
@@ -363,9 +352,6 @@ def require_able(fitted: FittedTable, asked: Asked, model: Path | str | None) ->
 
 def write_table(path: Path, domain: TabularDomain, survey: Any, made: pd.DataFrame, columns: Any) -> None:
     """The real rows as they were, piece by piece, then the synthetic ones, with a column that tells which."""
-    from ..domains.tabular.augmenting import marked_source
-    from ..domains.tabular.writing import open_writer
-
     source = survey.source
     note = {"ebbtide": f"rows with {MARK} = 1 are synthetic: see the manifest"}
     with open_writer(path, source=marked_source(source, MARK), columns=columns, metadata=note) as writer:

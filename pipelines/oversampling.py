@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from torch.utils.data import Dataset
 
-from ..domains.tabular.augmenting import Sieve, Target, columns_of, make_rows, place_of
+from ..domains.tabular.augmenting import Target, place_of
 from ..domains.tabular.fitted import FittedTable
 from ..domains.tabular.measures import downstream
 from ..shared.errors import InputError
@@ -115,10 +115,8 @@ class Oversampler(BaseEstimator):  # type: ignore[misc]
         coded = codec.encode(whole)
         place, _ = place_of(codec, CLASS, balance=False, where="fit_resample")
         target = Target.of(place, coded)
-        maker = downstream.maker(self.model_, whole, coded, target, self.vary, self.random_state)
         counts = np.array([wanted.get(str(level), 0) for level in target.levels])
-        sieve = Sieve.of(columns_of(codec), coded)
-        made = make_rows(maker, codec, sieve, target.levels, counts, self.random_state)
+        made = downstream.made_by(self.model_, whole, coded, target, counts, self.vary, self.random_state)
         self.dropped_ = {"near copies": made.copies, "implausible": made.implausible}
         return made.frame
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..augmenting import Drawn, Maker, Target, Taught, Varied
+from ..augmenting import Drawn, Made, Maker, Sieve, Target, Taught, Varied, columns_of, make_rows, place_of
 from ..codec import Coded, TableCodec
 from ..fitted import FittedTable
 from .learners import LEVELS_AT_MOST, boosted, class_auc, features
@@ -54,7 +54,7 @@ class Fold:
     @property
     def places(self) -> tuple[Place, ...]:
         """All columns."""
-        return Pair(tuple(c for c in self.codec.columns_ if c.modelled), self.coded, self.coded).places
+        return Pair(columns_of(self.codec), self.coded, self.coded).places
 
 
 Way = Callable[[Fold], Coded]
@@ -241,7 +241,7 @@ def prove(
         folds, repeats: of the cross-validation.
     """
     tell = progress or (lambda stage, fraction: None)
-    place = _place(codec, target)
+    place, _ = place_of(codec, target, balance=False, where="the table")
     ways: dict[str, Way | None] = {NOTHING: nothing}
     if balance:
         ways[WEIGHTS] = None
@@ -271,12 +271,6 @@ def prove(
     return Proof(target, measure, kept, next(iter(ours)), classical, folds, repeats, means)
 
 
-def _place(codec: TableCodec, target: str) -> Place:
-    columns = tuple(c for c in codec.columns_ if c.modelled)
-    empty = Coded(np.empty((0, 0)), np.empty((0, 0), np.int32))
-    return next(p for p in Pair(columns, empty, empty).places if p.name == target)
-
-
 def _fold(
     frame: pd.DataFrame, codec: TableCodec, target: str, counts: Callable[[np.ndarray], np.ndarray], seed: int
 ) -> Fold:
@@ -285,7 +279,8 @@ def _fold(
     own = TableCodec(codec.missing, kinds=kinds, max_levels=codec.max_levels, decimal=codec.decimal).fit(
         frame
     )
-    place, coded = _place(own, target), own.encode(frame)
+    place, _ = place_of(own, target, balance=False, where="the table")
+    coded = own.encode(frame)
     there = (
         np.array([len(frame)])
         if place.is_number
@@ -410,6 +405,26 @@ def maker(
         return drawn
     fold = Fold(frame, coded, fitted.codec, target.place, target.counts, seed)
     return Taught.of(drawn, fitted.codec, teacher(fold), target, frame, coded)
+
+
+def made_by(
+    fitted: FittedTable,
+    frame: pd.DataFrame,
+    coded: Coded,
+    target: Target,
+    counts: np.ndarray,
+    vary: float | None,
+    seed: int,
+) -> Made:
+    """Rows by a model, without near copies of what it learnt from and the implausible.
+
+    Args:
+        fitted, frame, coded, target, vary: as for `maker`.
+        counts: (k,) rows to make of each of the target's levels.
+    """
+    sieve = Sieve.of(columns_of(fitted.codec), coded)
+    rows = maker(fitted, frame, coded, target, vary, seed)
+    return make_rows(rows, fitted.codec, sieve, target.levels, counts, seed)
 
 
 # ----------------------------------------------------------------------------------------------- in words
