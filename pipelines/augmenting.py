@@ -6,7 +6,7 @@ model that was trained on the training rows of that fold alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -217,18 +217,31 @@ class _Table:
         proof = self.prove()
         table = f"{self.data.stem}.augmented{self.data.suffix}"
         write_table(folder / table, self.domain, self.survey, made.frame, codec.columns_)
-        files = [table]
-        if proof is not None:
-            proof_picture(proof, folder / "proof.png")
-            write_json(folder / "proof.json", proof_facts(proof))
-            files += ["proof.png", "proof.json"]
+        vary = self.asked.vary
+        how = "new rows" if vary is None else f"real rows, {100 * vary:.0f} % of their cells drawn anew"
         total = self.counts(made)
-        self.describe(folder, out, files, total, proof, options)
-        lines = [*self.lines(made, total), *(proof_lines(proof) if proof else [])]
-        names = (*files, *(output_cards.MADE_BESIDE), NAME)
-        lines.append(f"Wrote {named(names)} in {out}")
-        facts = None if proof is None else proof_facts(proof)
-        return Augmented(out, names, total, facts, tuple(lines), tuple(self.fitted.warnings))
+        return finish(
+            folder,
+            out,
+            output_cards.Origin(
+                out.name,
+                self.domain,
+                self.fitted,
+                self.digest,
+                self.data.name,
+                output_cards.card_of(self.data),
+            ),
+            self.survey,
+            {**options, **vars(self.asked)},
+            total,
+            [table],
+            proof,
+            note=f"Rows with {MARK} = 1 are",
+            mark=f"the column {MARK} (1: synthetic)",
+            card={"conditions": f"{how}; of each class of {self.target.place.name} as many as wanted"},
+            lines=self.lines(made, total),
+            column=MARK,
+        )
 
     def prove(self) -> Proof | None:
         """Downstream models with and without; None when no proof is asked for.
@@ -294,49 +307,66 @@ class _Table:
             told.append(f"{made.short:,} fewer than asked for are left: too many had to be dropped.")
         return told
 
-    def describe(
-        self,
-        folder: Path,
-        out: Path,
-        files: list[str],
-        counts: Mapping[str, Any],
-        proof: Proof | None,
-        options: Mapping[str, Any],
-    ) -> None:
-        """Manifest and card."""
-        asked = self.asked
-        written = manifest(
-            "augment",
-            data={"name": self.data.name, "sha256": self.survey.sha256, "items": self.survey.items},
-            model={"sha256": self.digest, **self.fitted.about},
-            options={**options, **vars(asked)},
-            counts=counts,
-            assumed=self.survey.assumed,
-            warnings=self.fitted.warnings,
-            files={name: sha256_of(folder / name) for name in files},
-        )
-        note = (
-            f"Rows with {MARK} = 1 are SYNTHETIC: for training alone, never for testing. Not for diagnosis."
-        )
-        write_json(folder / NAME, written | {"note": note})
-        source = output_cards.card_of(self.data)
-        origin = output_cards.Origin(out.name, self.domain, self.fitted, self.digest, self.data.name, source)
-        how = (
-            "new rows"
-            if asked.vary is None
-            else f"real rows, {100 * asked.vary:.0f} % of their cells drawn anew"
-        )
-        about = {
-            "conditions": f"{how}; of each class of {self.target.place.name} as many as wanted",
-            "seed": asked.seed,
-            "rejected": counts["near_copies_dropped"] + counts["implausible_dropped"],
-            "utility": "not measured" if proof is None else " ".join(downstream.verdict(proof)[2]),
-            "tool": f"ebbtide {tool_version()}",
-        }
-        mark = f"the column {MARK} (1: synthetic)"
-        output_cards.augmented(
-            folder, origin, about, mark, (counts["real"], counts["synthetic"]), files, MARK
-        )
+
+def finish(
+    folder: Path,
+    out: Path,
+    origin: output_cards.Origin,
+    survey: Any,
+    options: Mapping[str, Any],
+    counts: Mapping[str, Any],
+    files: Sequence[str],
+    proof: Proof | None,
+    *,
+    note: str,
+    mark: str,
+    card: Mapping[str, Any],
+    lines: Sequence[str],
+    column: str = "",
+) -> Augmented:
+    """Write the proof, the manifest and the card beside the augmented data.
+
+    Args:
+        folder: where they lie; `out`: what it will be called.
+        survey: of the real data.
+        options: what was asked; has "seed".
+        counts: has "real", "synthetic" and what was dropped ("..._dropped").
+        files: names of the data.
+        note: which items "are SYNTHETIC: ...".
+        mark, column: how they are told apart, as for `output_cards.augmented`.
+        card: what its `synthesis` says beside what all have.
+        lines: for a person, before those of the proof.
+    """
+    files = list(files)
+    if proof is not None:
+        proof_picture(proof, folder / "proof.png")
+        write_json(folder / "proof.json", proof_facts(proof))
+        files += ["proof.png", "proof.json"]
+    fitted = origin.fitted
+    written = manifest(
+        "augment",
+        data={"name": origin.data, "sha256": survey.sha256, "items": survey.items},
+        model={"sha256": origin.model, **fitted.about},
+        options=options,
+        counts=counts,
+        assumed=survey.assumed,
+        warnings=fitted.warnings,
+        files={name: sha256_of(folder / name) for name in files},
+    )
+    said = f"{note} SYNTHETIC: for training alone, never for testing. Not for diagnosis."
+    write_json(folder / NAME, written | {"note": said})
+    about = {
+        **card,
+        "seed": options["seed"],
+        "rejected": sum(count for name, count in counts.items() if name.endswith("_dropped")),
+        "utility": "not measured" if proof is None else " ".join(downstream.verdict(proof)[2]),
+        "tool": f"ebbtide {tool_version()}",
+    }
+    output_cards.augmented(folder, origin, about, mark, (counts["real"], counts["synthetic"]), files, column)
+    names = (*files, *output_cards.MADE_BESIDE, NAME)
+    told = [*lines, *(proof_lines(proof) if proof else []), f"Wrote {named(names)} in {out}"]
+    facts = None if proof is None else proof_facts(proof)
+    return Augmented(out, names, counts, facts, tuple(told), tuple(fitted.warnings))
 
 
 def require_able(fitted: FittedTable, asked: Asked, model: Path | str | None) -> None:

@@ -25,17 +25,13 @@ from ..domains.images.features import learn
 from ..domains.images.model import FittedImages
 from ..domains.images.writing import Provenance, write_png
 from ..domains.tabular.augmenting import wanted
-from ..domains.tabular.measures import downstream
 from ..domains.tabular.measures.downstream import NOTHING, Proof
-from ..shared.artifacts import tool_version
 from ..shared.errors import InputError
 from ..shared.files import require_space
 from ..shared.measures import nearest
 from ..shared.noise import Keys
 from . import output_cards
-from .generating import named
-from .manifest import NAME, manifest, model_sha256, sha256_of, write_json
-from .proofs import proof_facts, proof_lines, proof_picture
+from .manifest import model_sha256
 
 if TYPE_CHECKING:
     from .augmenting import Asked, Augmented
@@ -90,7 +86,7 @@ def augment_pictures(
     Raises:
         InputError: no classes to balance; pictures of other classes; a model of other classes.
     """
-    from .augmenting import Augmented
+    from .augmenting import finish
 
     if not isinstance(domain, ImageDomain):
         raise InputError("cannot-augment", f"{domain.things} are not augmented yet", str(data))
@@ -112,47 +108,36 @@ def augment_pictures(
     proof = None
     if holdout is not None and asked.repeats:
         proof = prove(fitted, real, pixels, made, collect(Path(holdout)), asked, str(holdout), tell)
-        proof_picture(proof, folder / "proof.png")
-        write_json(folder / "proof.json", proof_facts(proof))
-        files += ["proof.png", "proof.json"]
     total = {
         "real": len(real),
         "synthetic": sum(len(part.pixels) for part in made),
         "drawn": sum(part.drawn for part in made),
         "near_copies_dropped": sum(part.copies for part in made),
     }
-    written = manifest(
-        "augment",
-        data={"name": data.name, "sha256": survey.sha256, "items": survey.items},
-        model={"sha256": digest, **fitted.about},
-        options={**options, **vars(asked)},
-        counts=total,
-        warnings=fitted.warnings,
-        files={file: sha256_of(folder / file) for file in files},
-    )
-    note = "Files called synthetic_* are SYNTHETIC: for training alone, never for testing. Not for diagnosis."
-    write_json(folder / NAME, written | {"note": note})
-    origin = output_cards.Origin(out.name, domain, fitted, digest, data.name, output_cards.card_of(data))
-    about = {
-        "conditions": "of each class as many as wanted" if real.class_names else "none",
-        "sampler": output_cards.sampler(fitted, None),
-        "seed": asked.seed,
-        "rejected": total["near_copies_dropped"],
-        "utility": "not measured" if proof is None else " ".join(downstream.verdict(proof)[2]),
-        "tool": f"ebbtide {tool_version()}",
-    }
-    mark = "their names (synthetic_*), the text in the file, and contents.csv"
-    output_cards.augmented(folder, origin, about, mark, (total["real"], total["synthetic"]), files)
-    names = (*files, *output_cards.MADE_BESIDE, NAME)
     lines = [
         f"{total['real']:,} real pictures, {total['synthetic']:,} synthetic ones added (synthetic_*.png).",
         f"Of {total['drawn']:,} that were made {total['near_copies_dropped']:,} were near copies "
         "and dropped.",
-        *(proof_lines(proof) if proof else ["Whether they help was not measured: --holdout PICTURES does."]),
     ]
-    lines.append(f"Wrote {named(names)} in {out}")
-    facts = None if proof is None else proof_facts(proof)
-    return Augmented(out, names, total, facts, tuple(lines), tuple(fitted.warnings))
+    if proof is None:
+        lines.append("Whether they help was not measured: --holdout PICTURES does.")
+    return finish(
+        folder,
+        out,
+        output_cards.Origin(out.name, domain, fitted, digest, data.name, output_cards.card_of(data)),
+        survey,
+        {**options, **vars(asked)},
+        total,
+        files,
+        proof,
+        note="Files called synthetic_* are",
+        mark="their names (synthetic_*), the text in the file, and contents.csv",
+        card={
+            "conditions": "of each class as many as wanted" if real.class_names else "none",
+            "sampler": output_cards.sampler(fitted, None),
+        },
+        lines=lines,
+    )
 
 
 def _model(
@@ -215,17 +200,8 @@ def _drawn(
         return fitted.generate(keys, fitted.condition(keys, wish))
     rows = np.flatnonzero(real.labels == at) if real.class_names else np.arange(len(real))
     chosen = rows[(keys.uniform((), "which picture to vary").numpy() * len(rows)).astype(int)]
-    return np.concatenate(
-        [
-            fitted.generate(
-                keys[k : k + 1],
-                fitted.condition(keys[k : k + 1], wish),
-                like=real.read(int(row)),
-                strength=asked.vary,
-            )
-            for k, row in enumerate(chosen)
-        ]
-    )
+    like = [real.read(int(row)) for row in chosen]
+    return fitted.generate(keys, fitted.condition(keys, wish), like=like, strength=asked.vary)
 
 
 def _small(pixels: Tensor) -> Tensor:

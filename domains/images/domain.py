@@ -269,7 +269,7 @@ class ImageDomain:
                 guidance=wish.guidance,
                 negative=wish.negative,
                 steps=wish.steps,
-                like=like[0] if like else None,
+                like=like,
                 strength=wish.strength,
                 progress=progress,
             )

@@ -143,7 +143,7 @@ class FittedImages:
         guidance: float = 1.0,
         negative: str | None = None,
         steps: int | None = None,
-        like: Picture | None = None,
+        like: Sequence[Picture] = (),
         strength: float = 1.0,
         progress: Progress | None = None,
     ) -> np.ndarray:
@@ -155,7 +155,7 @@ class FittedImages:
             guidance: how strongly to follow it.
             negative: words to be led away from; asks for a guidance above 1.
             steps: of the sampler.
-            like, strength: a picture to vary, and how far (`tasks.start_time`).
+            like, strength: pictures to vary, one for all or one for each, and how far (`tasks.start_time`).
 
         Raises:
             InputError: as `Conditions.prompted`; `strength`.
@@ -164,8 +164,9 @@ class FittedImages:
         if negative:
             away = self.space.conditions.parse({}, keys[torch.zeros(1, dtype=torch.int64)], negative).tokens
         start, t_start = None, 1.0
-        if like is not None:
-            start = self.space.encode(like).values.expand(len(keys), *self.space.shape)
+        if like:
+            values = torch.stack([self.space.encode(picture).values for picture in like])
+            start = values.expand(len(keys), *self.space.shape)
             t_start = start_time(strength, self.model.denoiser.schedule)
         made = self.model.generate(
             keys,

@@ -90,12 +90,12 @@ def test_a_variation_stays_nearer_the_weaker_it_is(shapes: Path) -> None:
     fitted, keys = gaussian(pictures), Keys.range(0, 16)
     given = pictures.read(3)
     away = [
-        np.abs(fitted.generate(keys, NOTHING, like=given, strength=s).astype(float) - given.pixels).mean()
+        np.abs(fitted.generate(keys, NOTHING, like=[given], strength=s).astype(float) - given.pixels).mean()
         for s in (0.05, 0.4, 1.0)
     ]
     assert away[0] < 8 < away[1] < away[2]
     with pytest.raises(InputError, match="strength"):
-        fitted.generate(keys, NOTHING, like=given, strength=0)
+        fitted.generate(keys, NOTHING, like=[given], strength=0)
 
 
 def test_a_way_between_two_pictures_has_them_at_its_ends(shapes: Path) -> None:
