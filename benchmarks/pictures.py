@@ -46,10 +46,10 @@ from ebbtide.domains.images.features import Learnt, learn
 from ebbtide.domains.images.model import FittedImages, recommended
 from ebbtide.shared.data import Condition, Encoded
 from ebbtide.shared.filling import RePaint
-from ebbtide.shared.grids import computes_bfloat16
 from ebbtide.shared.measures import frechet_distance, kernel_distance, prdc, psnr
 from ebbtide.shared.noise import Keys
 from ebbtide.shared.samplers import DDIM
+from ebbtide.shared.settings import computes_bfloat16
 
 CLASSES = 10
 OURS, THEIRS = (48, 96, 144), (40, 80, 112)

@@ -23,76 +23,23 @@ from torch import Tensor, nn
 from .centre import CentredDenoiser, CrossFitted, GaussianCentre
 from .data import NOTHING, Condition, Encoded
 from .denoisers import Denoiser
-from .embeddings import drop_randomly
 from .guidance import Guided
-from .latent import haar_pack, haar_unpack
+from .hiding import Augmentation, GridData, Hiding, held_out, marks, with_done
+from .latent import PackedNetwork
 from .masking import Pattern
 from .noise import Keys, key_of
 from .samplers import Heun, Sampler
 from .schedules import EDM, Density, LogNormalDensity, Schedule
-from .training import Batch, Trained, TrainingSettings, train
-from .unet import UNet
+from .settings import computes_bfloat16
+from .training import Trained, TrainingSettings, train
 from .words import WIDTH, WordEncoder, WordNetwork
 
 Progress = Callable[[str, float], None]
-Augmentation = Callable[[Keys, Tensor], tuple[Tensor, Tensor]]
-"""(keys, x (B, C, *S)) to the changed x and (B, A) what was done to it, 0 for nothing: the network is told,
-so that samples, drawn with zeros, are not augmented (Karras et al. 2020, 2022)."""
 
 _STUDENT = 1.86  # 90 % of |t| with 8 degrees of freedom: draws whose spread was measured on eight
 _ROUNDS = 4  # of EM where data are missing: what it has not found by then, the network finds
 _DRAWN = 2**22  # entries drawn to calibrate by: half a minute of one core
 _MICRO = 2**17  # positions computed at once in inference: fixed, so that an answer does not depend on company
-
-
-class PackedNetwork(nn.Module):
-    """A U-Net that works on Haar-packed grids and is called in voxels.
-
-    Values and mask of the known part, and the channels of the condition, are packed beside the noisy data.
-
-    Args:
-        ndim: spatial dimensions.
-        channels: C of the data.
-        levels: how often each axis is halved by packing; 0 packs nothing.
-        context: channels of `condition.channels`.
-        coordinates: lay beside them where each position is: a convolution does not know, and what a text
-            says may be about places.
-        settings: of the `UNet` inside.
-    """
-
-    def __init__(
-        self,
-        ndim: int,
-        channels: int,
-        levels: int,
-        context: int,
-        *,
-        coordinates: bool = False,
-        **settings: Any,
-    ) -> None:
-        super().__init__()
-        self.levels, bands, self.coordinates = levels, 2 ** (ndim * levels), coordinates
-        context += ndim if coordinates else 0
-        self.inner = UNet(
-            ndim, channels * bands, context=(2 * channels + context) * bands, fills=False, **settings
-        )
-
-    def forward(self, x: Tensor, noise_level: Tensor, condition: Condition = NOTHING) -> Tensor:
-        """x (B, C, *S), noise_level (B,) -> (B, C, *S)."""
-        known = condition.known
-        beside = (
-            [torch.zeros_like(x), torch.zeros_like(x)]
-            if known is None
-            else [known.values.to(x), known.observed.to(x)]
-        )
-        if condition.channels is not None:
-            beside.append(condition.channels.to(x))
-        if self.coordinates:
-            axes = [torch.linspace(-1.7, 1.7, n).to(x) for n in x.shape[2:]]  # of unit variance
-            beside.append(torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(x), -1, *x.shape[2:]))
-        told = replace(condition, known=None, channels=haar_pack(torch.cat(beside, 1), self.levels))
-        out = self.inner(haar_pack(x, self.levels), noise_level, told)
-        return haar_unpack(out, x.shape[2:], self.levels)
 
 
 @dataclass(frozen=True)
@@ -183,79 +130,6 @@ class GridSettings:
             precision="bf16" if self.precision == "bf16" else "fp32",
             time_limit=self.time_limit,
         )
-
-
-@dataclass(frozen=True)
-class GridData:
-    """What a model of a grid learns from.
-
-    Args:
-        values: (n, C, *S) in model space, 0 where unknown; may be held in half precision.
-        observed: bool, same shape; None where everything is.
-        condition: labels, covariates, tokens and channels of the n examples.
-        groups: (n,) int64, whose example it is: all of a subject's stay on one side of every split.
-    """
-
-    values: Tensor
-    observed: Tensor | None = None
-    condition: Condition = NOTHING
-    groups: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @property
-    def owners(self) -> Tensor:
-        return torch.arange(len(self.values)) if self.groups is None else self.groups
-
-    def __getitem__(self, rows: Tensor) -> GridData:
-        seen = None if self.observed is None else self.observed[rows]
-        return GridData(self.values[rows], seen, self.condition[rows], self.owners[rows])
-
-
-@dataclass(frozen=True)
-class _Hiding:
-    """Examples of which a random part is hidden; `Examples` for a training."""
-
-    data: GridData
-    fold: Tensor | None
-    pattern: Pattern
-    blank: float
-    drop: float
-    augmentation: Augmentation | None
-    done: int = 0  # numbers that tell what an augmentation did
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def batch(self, indices: Tensor, keys: Keys) -> Batch:
-        part = self.data[indices]
-        x = part.values.float()
-        seen = torch.ones_like(x, dtype=torch.bool) if part.observed is None else part.observed
-        done = torch.zeros(len(x), self.done)
-        if self.augmentation is not None:
-            # What is observed is moved along with the values.
-            both, done = self.augmentation(keys, torch.cat([x, seen.to(x)], 1))
-            x, seen = both[:, : x.shape[1]], both[:, x.shape[1] :] > 0.999
-            x = x * seen
-        stays = self.pattern(keys, tuple(x.shape[1:])) & seen
-        stays &= (keys.uniform((), "blank") >= self.blank).reshape(-1, *(1,) * (x.ndim - 1))
-        chance = keys.uniform((), "drop")
-        if part.condition.tokens is not None:  # text may also be given alone, or left away beside a class
-            chance = torch.minimum(chance[:, None], keys.uniform((3,), "drop each"))
-        condition = drop_randomly(part.condition, self.drop, chance)
-        condition = _with_done(condition, done)
-        fold = None if self.fold is None else self.fold[indices]
-        known = Encoded(x * stays, stays)
-        return Batch(x, replace(condition, known=known, fold=fold), seen & ~stays)
-
-
-def _with_done(condition: Condition, done: Tensor) -> Condition:
-    """The condition with what an augmentation did as further covariates."""
-    if not done.shape[1]:
-        return condition
-    given = [] if condition.covariates is None else [condition.covariates]
-    return replace(condition, covariates=torch.cat([*given, done], 1))
 
 
 @dataclass(frozen=True)
@@ -364,8 +238,8 @@ class GridModel:
         """
         tell = progress or (lambda label, fraction: None)
         tell("fitting the centre", 0.0)
-        held = _held_out(data.owners, settings.held_out, seed)
-        learning, kept = data[(~held).nonzero()[:, 0]], data[held.nonzero()[:, 0]]
+        apart = held_out(data.owners, settings.held_out, seed)
+        learning, kept = data[(~apart).nonzero()[:, 0]], data[apart.nonzero()[:, 0]]
         centre = CrossFitted.fit(
             learning.values.float(),
             learning.observed,
@@ -376,7 +250,7 @@ class GridModel:
             floor=settings.floor,
             rounds=_ROUNDS,
         )
-        done = 0 if augmentation is None else _marks(augmentation, data)
+        done = 0 if augmentation is None else marks(augmentation, data)
         told = data.condition
         form = GridShape(
             tuple(data.values.shape[1:]),
@@ -392,8 +266,8 @@ class GridModel:
             torch.manual_seed(key_of(seed, "network") % 2**31)
             model = cls.untrained(settings, form, centre)
 
-        def examples(part: GridData, changes: Augmentation | None, drop: float) -> _Hiding:
-            return _Hiding(part, centre.fold(part.owners), pattern, settings.blank, drop, changes, done)
+        def examples(part: GridData, changes: Augmentation | None, drop: float) -> Hiding:
+            return Hiding(part, centre.fold(part.owners), pattern, settings.blank, drop, changes, done)
 
         trained = train(
             model.denoiser,
@@ -569,7 +443,7 @@ class GridModel:
         done = torch.zeros(count, self.form.done)
         if self.form.done and self.form.covariates and condition.covariates is None:
             condition = replace(condition, covariates=torch.full((count, self.form.covariates), torch.nan))
-        return _with_done(condition, done)
+        return with_done(condition, done)
 
     def _in_batches(
         self, work: Callable[[Tensor], Tensor], count: int, label: str, progress: Progress | None
@@ -621,7 +495,7 @@ class GridModel:
 
 def _calibrated(
     model: GridModel,
-    examples: _Hiding,
+    examples: Hiding,
     seed: int,
     draws: int = 8,
     most: int | None = None,
@@ -659,26 +533,6 @@ def _calibrated(
     far = ((batch.x_0 - middle).abs() / spread.clamp(min=1e-6))[where]
     far = far[:: len(far) // 2**22 + 1]  # quantiles are taken of 16 million numbers at most
     return Trust(weight, float(far.quantile(0.9)) / _STUDENT)
-
-
-def _marks(augmentation: Augmentation, data: GridData) -> int:
-    """How many numbers an augmentation tells of what it did."""
-    one = data.values[:1].float()
-    return augmentation(Keys.range(0, 1), torch.cat([one, torch.ones_like(one)], 1))[1].shape[1]
-
-
-def _held_out(owners: Tensor, share: float, seed: int) -> Tensor:
-    """bool (n,), all examples of a group alike; at least one group where there are ten or more."""
-    names = owners.unique()
-    count = round(share * len(names)) if len(names) < 10 else max(1, round(share * len(names)))
-    order = torch.tensor([key_of(seed, "held out", int(name)) for name in names]).argsort()
-    return torch.isin(owners, names[order[:count]])
-
-
-def computes_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself: three times as fast as float32, else far slower."""
-    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(asked()) if asked is not None else False
 
 
 def probe(settings: GridSettings, form: GridShape, tries: int = 2) -> dict[str, float]:

@@ -1,15 +1,15 @@
 r"""Smaller spaces to diffuse in: lossless Haar packing, and a learned autoencoder.
 
 Packing (one level of the Haar wavelet transform on each axis) turns (C, *S) into (2^n C, *S / 2) without
-losing anything: fewer positions, more channels, a shorter network pass. The autoencoder is for grids where
-that is not enough.
+losing anything: fewer positions, more channels, a shorter network pass; `PackedNetwork` is a U-Net that works
+there. The autoencoder is for grids where that is not enough.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, product
 from typing import Any
 
@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import like
+from .data import NOTHING, Condition, like
+from .unet import UNet
 
 
 def _fill_up(x: Tensor, factor: int) -> Tensor:
@@ -86,6 +87,56 @@ def haar_unpack(x: Tensor, size: Sequence[int], levels: int = 1, dtype: torch.dt
             bands = _join(low, high, axis)
         x = bands.squeeze(2)
     return _crop(x, size).to(dtype or x.dtype)
+
+
+class PackedNetwork(nn.Module):
+    """A U-Net that works on Haar-packed grids and is called in voxels.
+
+    Values and mask of the known part, and the channels of the condition, are packed beside the noisy data.
+
+    Args:
+        ndim: spatial dimensions.
+        channels: C of the data.
+        levels: how often each axis is halved by packing; 0 packs nothing.
+        context: channels of `condition.channels`.
+        coordinates: lay beside them where each position is: a convolution does not know, and what a text
+            says may be about places.
+        settings: of the `UNet` inside.
+    """
+
+    def __init__(
+        self,
+        ndim: int,
+        channels: int,
+        levels: int,
+        context: int,
+        *,
+        coordinates: bool = False,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        self.levels, bands, self.coordinates = levels, 2 ** (ndim * levels), coordinates
+        context += ndim if coordinates else 0
+        self.inner = UNet(
+            ndim, channels * bands, context=(2 * channels + context) * bands, fills=False, **settings
+        )
+
+    def forward(self, x: Tensor, noise_level: Tensor, condition: Condition = NOTHING) -> Tensor:
+        """x (B, C, *S), noise_level (B,) -> (B, C, *S)."""
+        known = condition.known
+        beside = (
+            [torch.zeros_like(x), torch.zeros_like(x)]
+            if known is None
+            else [known.values.to(x), known.observed.to(x)]
+        )
+        if condition.channels is not None:
+            beside.append(condition.channels.to(x))
+        if self.coordinates:
+            axes = [torch.linspace(-1.7, 1.7, n).to(x) for n in x.shape[2:]]  # of unit variance
+            beside.append(torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(x), -1, *x.shape[2:]))
+        told = replace(condition, known=None, channels=haar_pack(torch.cat(beside, 1), self.levels))
+        out = self.inner(haar_pack(x, self.levels), noise_level, told)
+        return haar_unpack(out, x.shape[2:], self.levels)
 
 
 def haar_known(observed: Tensor, levels: int = 1) -> Tensor:

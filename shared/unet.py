@@ -57,7 +57,8 @@ class _NormModulateSiLU(torch.autograd.Function):
         ctx.save_for_backward(x, scale, shift, mean, rstd)
         ctx.groups = groups
         near, rest = _centred(x, mean)
-        return F.silu(_affine(near, scale * rstd, shift - scale * rstd * rest), inplace=True)
+        slope = scale * rstd
+        return F.silu(_affine(near, slope, shift - slope * rest), inplace=True)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -15,9 +15,11 @@ from torch import Tensor
 from ...shared.artifacts import MANIFEST, read_model_of, write_model
 from ...shared.data import Condition, Encoded
 from ...shared.errors import Fault, InputError
-from ...shared.grids import GridData, GridModel, GridSettings, computes_bfloat16
+from ...shared.grids import GridModel, GridSettings
+from ...shared.hiding import GridData
 from ...shared.masking import Boxes, Cells, EveryKth, Half, Mixture, Pattern, Strokes
 from ...shared.noise import Keys
+from ...shared.settings import computes_bfloat16
 from .augmenting import PictureAugmentation
 from .collection import Collection
 from .pictures import Picture

@@ -20,7 +20,8 @@ from ...shared.artifacts import read_model_of, write_model
 from ...shared.covariates import Covariates, Fact
 from ...shared.data import NOTHING, Condition, Encoded
 from ...shared.errors import Fault, InputError
-from ...shared.grids import GridData, GridModel, GridSettings
+from ...shared.grids import GridModel, GridSettings
+from ...shared.hiding import GridData
 from ...shared.noise import Keys, key_of
 from .augmentation import ScanAugmentation
 from .collection import Read, Subject, read_image, read_subject

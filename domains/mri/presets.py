@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...shared.grids import GridSettings, computes_bfloat16
+from ...shared.grids import GridSettings
 from ...shared.masking import Boxes, Cells, Channels, EveryKth, Half, Mixture, Pattern, Slices
+from ...shared.settings import computes_bfloat16
 
 
 def pattern(modalities: int, labels: int) -> Pattern:

@@ -21,10 +21,10 @@ from torch import Tensor
 from ...shared.data import NOTHING
 from ...shared.ema import PowerFunction
 from ...shared.errors import EbbtideError, InputError
-from ...shared.grids import computes_bfloat16
 from ...shared.levels import LevelsDenoiser, LevelsNetwork, LevelsShape
 from ...shared.noise import Keys, key_of
 from ...shared.schedules import UniformDensity
+from ...shared.settings import computes_bfloat16
 from ...shared.training import Batch, TrainingSettings, train
 from .codec import Coded
 from .columns import Column

@@ -10,16 +10,9 @@ from torch import Tensor
 
 from ebbtide.shared.centre import GaussianCentre
 from ebbtide.shared.data import Condition, Encoded
-from ebbtide.shared.grids import (
-    GridData,
-    GridModel,
-    GridSettings,
-    GridShape,
-    PackedNetwork,
-    Trust,
-    _calibrated,
-    _Hiding,
-)
+from ebbtide.shared.grids import GridModel, GridSettings, GridShape, Trust, _calibrated
+from ebbtide.shared.hiding import GridData, Hiding
+from ebbtide.shared.latent import PackedNetwork
 from ebbtide.shared.masking import Boxes, Cells, Mixture
 from ebbtide.shared.noise import Keys
 
@@ -194,5 +187,5 @@ def test_calibration_finds_what_a_wrong_network_needs() -> None:
     for held, spread in ((1.0, 1.0), (0.25, 2.0)):
         centre = GaussianCentre(torch.zeros(SHAPE), torch.zeros(30, 0), torch.full((30,), held))
         model = GridModel.untrained(SETTINGS, GridShape(SHAPE), centre)
-        found = _calibrated(model, _Hiding(GridData(x), None, pattern, 0.0, 0.0, None), seed=0, most=100)
+        found = _calibrated(model, Hiding(GridData(x), None, pattern, 0.0, 0.0, None), seed=0, most=100)
         assert found.spread == pytest.approx(spread, rel=0.12)

@@ -1,0 +1,113 @@
+"""Examples on a grid of which a random part is hidden: what a model that fills is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .data import NOTHING, Condition, Encoded
+from .embeddings import drop_randomly
+from .masking import Pattern
+from .noise import Keys, key_of
+from .settings import Batch
+
+Augmentation = Callable[[Keys, Tensor], tuple[Tensor, Tensor]]
+"""(keys, x (B, C, *S)) to the changed x and (B, A) what was done to it, 0 for nothing: the network is told,
+so that samples, drawn with zeros, are not augmented (Karras et al. 2020, 2022)."""
+
+
+@dataclass(frozen=True)
+class GridData:
+    """What a model of a grid learns from.
+
+    Args:
+        values: (n, C, *S) in model space, 0 where unknown; may be held in half precision.
+        observed: bool, same shape; None where everything is.
+        condition: labels, covariates, tokens and channels of the n examples.
+        groups: (n,) int64, whose example it is: all of a subject's stay on one side of every split.
+    """
+
+    values: Tensor
+    observed: Tensor | None = None
+    condition: Condition = NOTHING
+    groups: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def owners(self) -> Tensor:
+        return torch.arange(len(self.values)) if self.groups is None else self.groups
+
+    def __getitem__(self, rows: Tensor) -> GridData:
+        seen = None if self.observed is None else self.observed[rows]
+        return GridData(self.values[rows], seen, self.condition[rows], self.owners[rows])
+
+
+@dataclass(frozen=True)
+class Hiding:
+    """Examples of which a random part is hidden; `Examples` for a training.
+
+    Args:
+        data: the examples. fold: (n,) of the centre that never saw each; None asks the one of all.
+        pattern: what is hidden, and `blank`: the share of examples of which everything is.
+        drop: share of examples whose conditions are dropped.
+        augmentation: changes examples by key. done: how many numbers it tells of that.
+    """
+
+    data: GridData
+    fold: Tensor | None
+    pattern: Pattern
+    blank: float
+    drop: float
+    augmentation: Augmentation | None
+    done: int = 0
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batch(self, indices: Tensor, keys: Keys) -> Batch:
+        part = self.data[indices]
+        x = part.values.float()
+        seen = torch.ones_like(x, dtype=torch.bool) if part.observed is None else part.observed
+        done = torch.zeros(len(x), self.done)
+        if self.augmentation is not None:
+            # What is observed is moved along with the values.
+            both, done = self.augmentation(keys, torch.cat([x, seen.to(x)], 1))
+            x, seen = both[:, : x.shape[1]], both[:, x.shape[1] :] > 0.999
+            x = x * seen
+        stays = self.pattern(keys, tuple(x.shape[1:])) & seen
+        stays &= (keys.uniform((), "blank") >= self.blank).reshape(-1, *(1,) * (x.ndim - 1))
+        chance = keys.uniform((), "drop")
+        if part.condition.tokens is not None:  # text may also be given alone, or left away beside a class
+            chance = torch.minimum(chance[:, None], keys.uniform((3,), "drop each"))
+        condition = drop_randomly(part.condition, self.drop, chance)
+        condition = with_done(condition, done)
+        fold = None if self.fold is None else self.fold[indices]
+        known = Encoded(x * stays, stays)
+        return Batch(x, replace(condition, known=known, fold=fold), seen & ~stays)
+
+
+def with_done(condition: Condition, done: Tensor) -> Condition:
+    """The condition with what an augmentation did as further covariates."""
+    if not done.shape[1]:
+        return condition
+    given = [] if condition.covariates is None else [condition.covariates]
+    return replace(condition, covariates=torch.cat([*given, done], 1))
+
+
+def marks(augmentation: Augmentation, data: GridData) -> int:
+    """How many numbers an augmentation tells of what it did."""
+    one = data.values[:1].float()
+    return augmentation(Keys.range(0, 1), torch.cat([one, torch.ones_like(one)], 1))[1].shape[1]
+
+
+def held_out(owners: Tensor, share: float, seed: int) -> Tensor:
+    """bool (n,), all examples of a group alike; at least one group where there are ten or more."""
+    names = owners.unique()
+    count = round(share * len(names)) if len(names) < 10 else max(1, round(share * len(names)))
+    order = torch.tensor([key_of(seed, "held out", int(name)) for name in names]).argsort()
+    return torch.isin(owners, names[order[:count]])
