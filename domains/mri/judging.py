@@ -81,7 +81,10 @@ def told_privacy(
         said.append(
             "Without --holdout it is not known whether the model leans toward those it was trained on."
         )
-    said.append("Whole scans are compared: a copied part is not found, and this is no proof of anonymity.")
+    said.append(
+        "Whole scans are compared, and a copied part is not found: that no copy was found does not prove "
+        "that nobody can be recognised."
+    )
     return title, said
 
 

@@ -172,6 +172,8 @@ def test_fresh_people_pass_and_copies_do_not(folders: dict[str, Path], fresh: Co
     assert (
         copied.verdict["privacy"][0].startswith("12 of 12") and len(copied.facts["copies"]["flagged"]) == 12
     )
+    said = " ".join(words for found in (fresh, copied) for words in found.verdict["privacy"][1])
+    assert "recognised" in said and "anonym" not in said.lower()
     assert not copied.pictures  # a copy shows somebody
     for picture in (*fresh.pictures.values(), *fresh.internal.values(), *copied.internal.values()):
         assert picture[:4] == b"\x89PNG"
