@@ -68,7 +68,8 @@ class GridSettings:
             never varies in training may do so in use.
         folds: of the centre's cross-fitting.
         blank: share of the examples in which nothing is observed, beside those of the domain's pattern.
-        drop: share of the examples whose conditions are dropped, for guidance.
+        drop: share of the examples whose conditions are dropped, for guidance. drop_channels: the same of the
+            images that a condition lays beside the data, which 0 everywhere stands for.
         held_out: share of the groups kept for early stopping.
         sampler_steps: of a draw.
         steps, batch_size, learning_rate, patience, time_limit, precision: of the training.
@@ -89,6 +90,7 @@ class GridSettings:
     folds: int = 4
     blank: float = 0.4
     drop: float = 0.1
+    drop_channels: float = 0.3
     held_out: float = 0.1
     sampler_steps: int = 20
     steps: int = 4000
@@ -267,7 +269,8 @@ class GridModel:
             model = cls.untrained(settings, form, centre)
 
         def examples(part: GridData, changes: Augmentation | None, drop: float) -> Hiding:
-            return Hiding(part, centre.fold(part.owners), pattern, settings.blank, drop, changes, done)
+            apart = settings.drop_channels if drop else 0.0
+            return Hiding(part, centre.fold(part.owners), pattern, settings.blank, drop, changes, done, apart)
 
         trained = train(
             model.denoiser,
@@ -439,8 +442,11 @@ class GridModel:
         return next(self.denoiser.parameters()).device
 
     def told(self, condition: Condition, count: int) -> Condition:
-        """With the marks of an example that was not augmented."""
+        """With the marks of an example that was not augmented, and blank channels where none are told."""
         done = torch.zeros(count, self.form.done)
+        if self.form.context and condition.channels is None:
+            blank = torch.zeros(1, self.form.context, *self.form.shape[1:])
+            condition = replace(condition, channels=blank.expand(count, *blank.shape[1:]))
         if self.form.done and self.form.covariates and condition.covariates is None:
             condition = replace(condition, covariates=torch.full((count, self.form.covariates), torch.nan))
         return with_done(condition, done)
@@ -541,7 +547,7 @@ def probe(settings: GridSettings, form: GridShape, tries: int = 2) -> dict[str, 
     model = GridModel.untrained(settings, form, centre)
     x = torch.randn(settings.batch_size, *form.shape)
     seen = torch.rand(x.shape) < 0.5
-    condition = Condition(known=Encoded(x * seen, seen))
+    condition = model.told(Condition(known=Encoded(x * seen, seen)), len(x))
     t = model.denoiser.schedule.time(torch.ones(len(x), dtype=torch.float64))
     seconds = []
     for _ in range(tries):

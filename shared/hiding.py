@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .data import NOTHING, Condition, Encoded
+from .data import NOTHING, Condition, Encoded, like
 from .embeddings import drop_randomly
 from .masking import Pattern
 from .noise import Keys, key_of
 from .settings import Batch
 
 Augmentation = Callable[[Keys, Tensor], tuple[Tensor, Tensor]]
-"""(keys, x (B, C, *S)) to the changed x and (B, A) what was done to it, 0 for nothing: the network is told,
+"""(keys, x (B, C, *S): values, what of them is observed, and channels of the condition) to the changed x and (B, A) what was done to it, 0 for nothing: the network is told,
 so that samples, drawn with zeros, are not augmented (Karras et al. 2020, 2022)."""
 
 
@@ -56,6 +56,7 @@ class Hiding:
         pattern: what is hidden, and `blank`: the share of examples of which everything is.
         drop: share of examples whose conditions are dropped.
         augmentation: changes examples by key. done: how many numbers it tells of that.
+        drop_channels: share of examples whose condition's channels are blank.
     """
 
     data: GridData
@@ -65,6 +66,7 @@ class Hiding:
     drop: float
     augmentation: Augmentation | None
     done: int = 0
+    drop_channels: float = 0.0
 
     def __len__(self) -> int:
         return len(self.data)
@@ -73,11 +75,14 @@ class Hiding:
         part = self.data[indices]
         x = part.values.float()
         seen = torch.ones_like(x, dtype=torch.bool) if part.observed is None else part.observed
+        beside = _beside(part).float()
         done = torch.zeros(len(x), self.done)
         if self.augmentation is not None:
-            # What is observed is moved along with the values.
-            both, done = self.augmentation(keys, torch.cat([x, seen.to(x)], 1))
-            x, seen = both[:, : x.shape[1]], both[:, x.shape[1] :] > 0.999
+            # What is observed and what lies beside the data are moved along with it.
+            together, done = self.augmentation(keys, torch.cat([x, seen.to(x), beside], 1))
+            given = beside.flatten(1).any(1)
+            x, share, beside = together.split([x.shape[1], x.shape[1], beside.shape[1]], 1)
+            seen, beside = share > 0.999, torch.where(like(given, beside), beside, 0)
             x = x * seen
         stays = self.pattern(keys, tuple(x.shape[1:])) & seen
         stays &= (keys.uniform((), "blank") >= self.blank).reshape(-1, *(1,) * (x.ndim - 1))
@@ -86,6 +91,9 @@ class Hiding:
             chance = torch.minimum(chance[:, None], keys.uniform((3,), "drop each"))
         condition = drop_randomly(part.condition, self.drop, chance)
         condition = with_done(condition, done)
+        if condition.channels is not None:
+            told = keys.uniform((), "drop channels") >= self.drop_channels
+            condition = replace(condition, channels=torch.where(like(told, beside), beside, 0))
         fold = None if self.fold is None else self.fold[indices]
         known = Encoded(x * stays, stays)
         return Batch(x, replace(condition, known=known, fold=fold), seen & ~stays)
@@ -102,7 +110,14 @@ def with_done(condition: Condition, done: Tensor) -> Condition:
 def marks(augmentation: Augmentation, data: GridData) -> int:
     """How many numbers an augmentation tells of what it did."""
     one = data.values[:1].float()
-    return augmentation(Keys.range(0, 1), torch.cat([one, torch.ones_like(one)], 1))[1].shape[1]
+    together = torch.cat([one, torch.ones_like(one), _beside(data[torch.arange(1)]).float()], 1)
+    return augmentation(Keys.range(0, 1), together)[1].shape[1]
+
+
+def _beside(data: GridData) -> Tensor:
+    """(n, K, *S) the condition's channels; none of them where there are none."""
+    held = data.condition.channels
+    return data.values.new_empty(len(data), 0, *data.values.shape[2:]) if held is None else held
 
 
 def held_out(owners: Tensor, share: float, seed: int) -> Tensor:

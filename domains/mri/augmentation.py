@@ -18,7 +18,7 @@ class ScanAugmentation:
 
     Args:
         background: the value of air in model space, channel by channel.
-        bright: the value of bright tissue, channel by channel; further channels (labels) keep their tone.
+        bright: the value of bright tissue, channel by channel; further channels keep their tone.
         mirror: chance of exchanging left and right (the first axis, in RAS).
         move: chance of a small rigid motion with scaling.
         tone: chance of another contrast and a bias field.
@@ -38,8 +38,8 @@ class ScanAugmentation:
     bias: float = 0.15
 
     def __call__(self, keys: Keys, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, 2 C, D, H, W), values and what of them is observed, changed alike; and (B, 3) what was done
-        to each: mirrored, moved, toned."""
+        """x (B, 2 C + K, D, H, W), values, what of them is observed and label maps (1 inside, -1 outside),
+        changed alike; and (B, 3) what was done to each: mirrored, moved, toned."""
         chances = torch.tensor([self.mirror, self.move, self.tone], dtype=torch.float64)
         done = keys.uniform((3,), "augment") < chances
         x = torch.where(like(done[:, 0], x), x.flip(2), x)
@@ -59,10 +59,10 @@ class ScanAugmentation:
         turn = turn * size[None, None, :] / size[None, :, None]
         shift = 2 * self.shift * drawn[:, 6:, None]
         grid = F.affine_grid(torch.cat([turn, shift], 2), list(x.shape), align_corners=False)
-        # Zero is what comes in from outside: background, and observed.
-        outside = (
-            torch.tensor([*self.background, *(1.0 for _ in self.background)]).to(x).reshape(1, -1, 1, 1, 1)
-        )
+        # What comes in from outside: background, and observed; none of the labels.
+        count = len(self.background)
+        beyond = [*self.background, *[1.0] * count, *[-1.0] * (x.shape[1] - 2 * count)]
+        outside = torch.tensor(beyond).to(x).reshape(1, -1, 1, 1, 1)
         return F.grid_sample(x - outside, grid, align_corners=False) + outside
 
     def _toned(self, keys: Keys, x: Tensor) -> Tensor:

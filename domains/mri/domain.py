@@ -262,10 +262,40 @@ class MriDomain:
         """Samples first ... last - 1 in model space, with the facts they were made for."""
         keys = Keys.range(wish.seed, last - first, start=first)
         facts = fitted.covariates.asked(wish.condition, keys)
-        samples = fitted.generate(keys, facts, guidance=wish.guidance, steps=wish.steps, progress=progress)
+        labels = self.label_maps(fitted, keys)
+        samples = fitted.generate(
+            keys, facts, labels=labels, guidance=wish.guidance, steps=wish.steps, progress=progress
+        )
         np.save(folder / "samples.npy", samples.numpy(), allow_pickle=False)
+        if labels is not None:
+            np.save(folder / "labels.npy", _small(labels), allow_pickle=False)
         unlike = [asdict(fault) for fault in fitted.covariates.unlike(wish.condition)]
         return {"first": first, "facts": facts, "warnings": unlike}
+
+    def label_maps(self, fitted: FittedScans, keys: Keys) -> Tensor | None:
+        """(B, *S) label maps to make images for: those of `--segmentation` in turn, or newly drawn ones; None
+        of a model that knows no labels.
+
+        Raises:
+            InputError: label maps for a model that knows no labels, or with others.
+        """
+        given = self.options.segmentation
+        if fitted.shapes is None:
+            if given is not None:
+                raise InputError(
+                    "no-labels",
+                    "this model was trained without label maps",
+                    "--segmentation",
+                    "leave it out, or train a model on scans with their label maps",
+                )
+            return None
+        if given is None:
+            return fitted.shapes.draw(keys)
+        # A folder of label maps alone is a collection of them.
+        files = [next(iter(subject.images.values())) for subject in collect(given)]
+        chosen = [files[item % len(files)] for item in keys.items.tolist()]
+        placed = {file: fitted.placed(self.options.read(file)) for file in dict.fromkeys(chosen)}
+        return torch.stack([placed[file] for file in chosen])
 
     def publish(
         self,
@@ -277,10 +307,10 @@ class MriDomain:
     ) -> list[str]:
         """A BIDS derivative, and a montage of the first subjects."""
         affine = fitted.space.affine
-        shown = [(next(iter(fitted.images(sample).values())), affine) for _, sample in _samples(parts[:1])]
+        shown = [(next(iter(fitted.images(one).values())), affine) for _, one, _ in _samples(parts[:1])]
         subjects = (
-            Synthetic(fitted.images(sample), told, fitted.label_map(sample), {"sample": place})
-            for place, (told, sample) in enumerate(_samples(parts))
+            Synthetic(fitted.images(sample), told, labels, {"sample": place})
+            for place, (told, sample, labels) in enumerate(_samples(parts))
         )
         made = write_bids(out, subjects, affine, facts)
         montage(shown[:MOST_SHOWN], out / "montage.png", heading="SYNTHETIC. Not for diagnosis.")
@@ -333,12 +363,19 @@ def write_image(subject: Subject, image: FilledImage, request: Request, folder: 
     }
 
 
-def _samples(parts: Sequence[Path]) -> Iterator[tuple[dict[str, Any], Tensor]]:
-    """(facts, sample) of all that was generated, in order."""
+def _small(labels: Tensor) -> np.ndarray:
+    """Label maps in the smallest type of whole numbers that holds them."""
+    return labels.numpy().astype(np.min_scalar_type(max(int(labels.max()), 0)))
+
+
+def _samples(parts: Sequence[Path]) -> Iterator[tuple[dict[str, Any], Tensor, np.ndarray | None]]:
+    """(facts, sample, label map) of all that was generated, in order."""
     for part in parts:
         facts = json.loads((part / "counts.json").read_text())["facts"]
         samples = torch.from_numpy(np.load(part / "samples.npy", allow_pickle=False))
-        yield from zip(facts, samples, strict=True)
+        held = part / "labels.npy"
+        maps = np.load(held, allow_pickle=False) if held.is_file() else [None] * len(facts)
+        yield from zip(facts, samples, maps, strict=True)
 
 
 def _write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

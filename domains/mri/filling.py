@@ -85,7 +85,7 @@ def fill_subject(
     draws = fitted.draw(scan, subject, request.seed, max(request.draws, 1))
     mean = fitted.mean(scan, subject, request.seed)
     covered = fitted.space.covered(scan.frame)
-    own = [fitted.space.decode(one[: len(fitted.space.modalities)], scan.frame) for one in (mean, *draws)]
+    own = [fitted.space.decode(one, scan.frame) for one in (mean, *draws)]
     keys = Keys(request.seed, *fitted.keys(subject, len(draws)))
     found = []
     for name, channel in fitted.space.channels.items():

@@ -1,7 +1,8 @@
 """The model of a collection of scans: its space, its covariates, and a denoiser over the grid.
 
-Label maps are modelled beside the images, one channel a label: a pair of image and labels can be drawn from
-nothing, an image to given labels, or labels to a given image.
+Where there are label maps, the denoiser learns what images look like with and without being told one, and
+new maps are drawn from a model of their shapes: a map first, then the image for it. A map of one's own does
+as well.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from ...shared.noise import Keys, key_of
 from .augmentation import ScanAugmentation
 from .collection import Read, Subject, read_image, read_subject
 from .names import UNKNOWN
-from .nifti import Volume
-from .placing import Frame
+from .nifti import Volume, spacing_of
+from .placing import Frame, canonical
 from .presets import PRESETS, pattern, preset_for, recommended
+from .shapes import LabelShapes, one_hot
 from .space import Hidden, MriSpace
 
 Progress = Callable[[str, float], None]
@@ -45,11 +47,13 @@ class Scan:
         known: (1, C, *S) values and what of them is observed.
         frame: the way back to the images' own grids.
         volumes: the images, by modality.
+        labels: (1, *S) the label map, integers; None where there is none.
     """
 
     known: Encoded
     frame: Frame
     volumes: Mapping[str, Volume]
+    labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class FittedScans:
 
     Args:
         space: of the images.
-        labels: values of the label maps that are modelled, beside 0.
+        shapes: of the label maps that the model can be told; None when it was trained without.
         covariates: what the model can be told.
         model: the denoiser.
         about: JSON-able facts.
@@ -66,7 +70,7 @@ class FittedScans:
     """
 
     space: MriSpace
-    labels: tuple[int, ...]
+    shapes: LabelShapes | None
     covariates: Covariates
     model: GridModel
     about: Mapping[str, Any]
@@ -99,7 +103,7 @@ class FittedScans:
         Args:
             subjects: to learn from.
             spacing, shape, modalities: as for `MriSpace.fit`.
-            labels: model the label maps too, where subjects have them.
+            labels: learn what images look like given a label map, where subjects have them.
             conditions: covariates that the model is to be told.
             settings: of the model; None chooses for the grid, the number of subjects and the machine.
             preset: of the machine: cpu, 4gb, 16gb or 80gb; None looks.
@@ -134,19 +138,24 @@ class FittedScans:
             tell("reading", 0.02 + 0.03 * place / len(subjects))
             scans.append(encode(space, values, subject, read=read))
         known = [scan.known for scan in scans]
+        maps = [scan.labels[0].numpy() for scan in scans if scan.labels is not None]
+        shapes = LabelShapes.fit(maps, values) if values else None
         seen = torch.cat([one.observed for one in known])
         data = GridData(
             torch.cat([one.values.half() for one in known]),
             None if bool(seen.all()) else seen,
-            Condition(covariates=covariates.encode([s.covariates for s in subjects])),
+            Condition(
+                covariates=covariates.encode([s.covariates for s in subjects]),
+                channels=_channels([scan.labels for scan in scans], values, space.size),
+            ),
             torch.tensor([key_of("subject", subject.name) for subject in subjects]),
         )
         settings = settings or recommended(tuple(data.values.shape[1:]), len(subjects), preset)
         model, trained = GridModel.fit(
             data,
             settings,
-            pattern(len(space.modalities), len(values)),
-            augmentation=_augmentation(space, values, data),
+            pattern(len(space.modalities)),
+            augmentation=_augmentation(space, data),
             seed=seed,
             folder=folder,
             resume=resume,
@@ -163,8 +172,8 @@ class FittedScans:
                 (r["held_out"] for r in trained.history if r["held_out"] is not None), default=None
             ),
         }
-        reached = seen[:, : len(space.modalities)].float().mean(0) >= 0.1
-        return cls(space, values, covariates, model, {**(about or {}), **facts}, reached)
+        reached = seen.float().mean(0) >= 0.1
+        return cls(space, shapes, covariates, model, {**(about or {}), **facts}, reached)
 
     # ---------------------------------------------------------------------------------------- what it does
 
@@ -192,9 +201,17 @@ class FittedScans:
             return {mine[0]: volumes[theirs[0]]}
         return volumes
 
-    def condition(self, rows: Sequence[Mapping[str, Fact]]) -> Condition:
-        """What the denoiser is told of B subjects."""
-        return Condition(covariates=self.covariates.encode(rows)) if self.covariates.columns else NOTHING
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Values of the label maps that the model can be told, beside 0."""
+        return () if self.shapes is None else self.shapes.labels
+
+    def condition(self, rows: Sequence[Mapping[str, Fact]], labels: Tensor | None = None) -> Condition:
+        """What the denoiser is told of B subjects: their facts, and label maps (B or 1, *S) if there are."""
+        told = self.covariates.encode(rows) if self.covariates.columns else None
+        if labels is None or self.shapes is None:
+            return NOTHING if told is None else Condition(covariates=told)
+        return Condition(covariates=told, channels=one_hot(labels, self.labels).expand(len(rows), -1, -1, -1, -1))
 
     def keys(self, subject: Subject, draws: int) -> tuple[Tensor, Tensor]:
         """Items and draws of the keys of one subject's draws."""
@@ -208,49 +225,62 @@ class FittedScans:
         known = Encoded(
             scan.known.values.expand(draws, *self.shape), scan.known.observed.expand(draws, *self.shape)
         )
-        condition = self.condition([subject.covariates] * draws)
+        condition = self.condition([subject.covariates] * draws, scan.labels)
         return self.model.fill(known, keys, condition, progress=progress)
 
     def mean(self, scan: Scan, subject: Subject, seed: int) -> Tensor:
         """(C, *S) the conditional mean of what one subject lacks."""
         keys = Keys(seed, *self.keys(subject, 1))
-        return self.model.expected(scan.known, keys, self.condition([subject.covariates]))[0]
+        condition = self.condition([subject.covariates], scan.labels)
+        return self.model.expected(scan.known, keys, condition)[0]
 
     def generate(
         self,
         keys: Keys,
         facts: Sequence[Mapping[str, Fact]],
         *,
+        labels: Tensor | None = None,
         guidance: float = 1.0,
         steps: int | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
-        """(B, C, *S) samples in model space."""
+        """(B, C, *S) samples in model space, of label maps (B, *S) where these are given."""
         sampler = self.model.sampler(steps)
-        condition = self.condition(facts)
+        condition = self.condition(facts, labels)
         return self.model.generate(keys, condition, guidance=guidance, sampler=sampler, progress=progress)
 
     def images(self, sample: Tensor) -> dict[str, np.ndarray]:
         """(C, *S) in model space to one volume for each modality, in its own type, on `space.affine`; dark
         where hardly any training image reached, of which the model knows nothing."""
-        own = sample[: len(self.space.modalities)]
+        own = sample
         if self.reached is not None:
             channels = self.space.channels.values()
             dark = [float(c.encode(np.array([c.scale.low]), c.scale)[0]) for c in channels]
             own = torch.where(self.reached, own, torch.tensor(dark)[:, None, None, None])
         return self.space.decode_generated(own)
 
-    def label_map(self, sample: Tensor) -> np.ndarray | None:
-        """(C, *S) in model space to (*S) labels: of each voxel the likeliest, 0 where none is likely."""
-        if not self.labels:
-            return None
-        scores = sample[len(self.space.modalities) :]
-        best, place = scores.max(0)
-        values = torch.tensor(self.labels)[place]
-        chosen: np.ndarray = (
-            torch.where(best > 0, values, 0).numpy().astype(np.uint8 if max(self.labels) < 256 else np.int32)
-        )
-        return chosen
+    def placed(self, volume: Volume) -> Tensor:
+        """(*S) a label map of one's own in model space: where training images share one grid, on that; else
+        upright, and centred like the labels that were trained on.
+
+        Raises:
+            InputError: none of its values is a label that the model knows.
+        """
+        assert self.shapes is not None
+        held = np.isin(np.round(volume.values()), self.labels)
+        if not held.any():
+            known = ", ".join(map(str, self.labels))
+            raise InputError("labels-unknown", f"no voxel has a label that the model knows: {known}")
+        affine = self.space.affine
+        if not self.space.aligned:
+            turn = canonical(volume.affine, volume.shape)
+            own = volume.affine @ turn  # the same volume along right, anterior, superior
+            middle = np.linalg.inv(turn) @ [*np.argwhere(held).mean(0), 1]
+            step = self.space.spacing / spacing_of(own)
+            matrix = np.diag([*step, 1.0])
+            matrix[:3, 3] = middle[:3] - step * self.shapes.middle
+            affine = own @ matrix
+        return torch.from_numpy(self.space.encode_labels(volume, Frame(self.space.size, affine, {})))
 
     # --------------------------------------------------------------------------------------------- folder
 
@@ -300,15 +330,16 @@ class FittedScans:
         config, weights = self.model.state()
         if self.reached is not None:
             tensors["space.reached"] = self.reached.to(torch.uint8)
+        shapes, drawn = (None, {}) if self.shapes is None else self.shapes.state()
         facts = {
             "format": FORMAT,
             "space": space,
-            "labels": list(self.labels),
+            "shapes": shapes,
             "covariates": self.covariates.state(),
             "model": config,
             "about": dict(self.about),
         }
-        write_model(Path(folder), facts, tensors | weights, overwrite=overwrite)
+        write_model(Path(folder), facts, tensors | drawn | weights, overwrite=overwrite)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -318,15 +349,18 @@ class FittedScans:
             InputError: not such a folder, damaged, or of a version that this one does not read.
         """
         config, tensors = read_model_of(FORMAT, folder)
-        space = {name: tensor for name, tensor in tensors.items() if name.startswith("space.")}
-        weights = {name: tensor for name, tensor in tensors.items() if not name.startswith("space.")}
+        parts: dict[str, dict[str, Tensor]] = {"space": {}, "shapes": {}}
+        weights = {}
+        for name, tensor in tensors.items():
+            parts.get(name.partition(".")[0], weights)[name] = tensor
+        space, shapes = MriSpace.from_state(config["space"], parts["space"]), config.get("shapes")
         return cls(
-            MriSpace.from_state(config["space"], space),
-            tuple(config["labels"]),
+            space,
+            None if shapes is None else LabelShapes.from_state(shapes, parts["shapes"], space.size),
             Covariates.from_state(config["covariates"]),
             GridModel.from_state(config["model"], weights),
             dict(config["about"]),
-            space["space.reached"].bool() if "space.reached" in space else None,
+            parts["space"]["space.reached"].bool() if "space.reached" in parts["space"] else None,
         )
 
 
@@ -338,20 +372,14 @@ def encode(
     volumes: Mapping[str, Volume] | None = None,
     read: Read = read_image,
 ) -> Scan:
-    """A subject in model space, its label map as one channel for each label: 1 inside, -1 outside."""
+    """A subject in model space, with its label map where labels are asked for and it has one."""
     volumes = read_subject(subject, read) if volumes is None else volumes
     placed = space.encode(volumes, hidden)
     values, observed = torch.from_numpy(placed.values), torch.from_numpy(placed.observed)
-    if labels:
-        shape = (len(labels), *space.size)
-        if subject.segmentation is None:
-            extra, seen = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool)
-        else:
-            held = torch.from_numpy(space.encode_labels(read(subject.segmentation), placed.frame))
-            extra = torch.stack([held == label for label in labels]).float() * 2 - 1
-            seen = torch.ones(shape, dtype=torch.bool)
-        values, observed = torch.cat([values, extra]), torch.cat([observed, seen])
-    return Scan(Encoded(values[None], observed[None]), placed.frame, volumes)
+    held = None
+    if labels and subject.segmentation is not None:
+        held = torch.from_numpy(space.encode_labels(read(subject.segmentation), placed.frame))[None]
+    return Scan(Encoded(values[None], observed[None]), placed.frame, volumes, held)
 
 
 def label_values(subjects: Sequence[Subject], read: Read = read_image, most: int = 8) -> tuple[int, ...]:
@@ -365,17 +393,26 @@ def label_values(subjects: Sequence[Subject], read: Read = read_image, most: int
     return values if len(values) <= most else ()
 
 
-def _augmentation(space: MriSpace, labels: Sequence[int], data: GridData) -> ScanAugmentation:
+def _channels(
+    maps: Sequence[Tensor | None], labels: Sequence[int], size: tuple[int, ...]
+) -> Tensor | None:
+    """(n, K, *S) the label maps as channels; blank where there is none."""
+    if not labels:
+        return None
+    blank = torch.zeros(1, len(labels), *size)
+    return torch.cat([blank if held is None else one_hot(held, labels) for held in maps]).half()
+
+
+def _augmentation(space: MriSpace, data: GridData) -> ScanAugmentation:
     """Of a space; nobody is mirrored when a label lies on one side."""
     channels = list(space.channels.values())
     dark, bright = (
         [float(c.encode(np.array([end(c.scale)]), c.scale)[0]) for c in channels]
         for end in (attrgetter("low"), attrgetter("high"))
     )
-    one_sided = False
-    for place in range(len(channels), data.values.shape[1]):
-        inside = (data.values[:, place] > 0).float().mean(0)
+    one_sided, maps = False, data.condition.channels
+    for inside in () if maps is None else (maps > 0).float().mean(0):
         across = inside.sum((1, 2))
         middle = (torch.linspace(-1, 1, len(across)) * across).sum() / across.sum().clamp(min=1e-6)
         one_sided |= bool(middle.abs() > 0.2)
-    return ScanAugmentation((*dark, *(-1.0 for _ in labels)), tuple(bright), mirror=0.0 if one_sided else 0.5)
+    return ScanAugmentation(tuple(dark), tuple(bright), mirror=0.0 if one_sided else 0.5)

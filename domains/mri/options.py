@@ -23,7 +23,7 @@ class ScanOptions:
         covariates: a TSV or CSV, where it is not beside the images.
         conditions: covariates that a model is to be told.
         spacing: millimetres of the model's grid.
-        labels: model label maps too.
+        labels: learn what images look like given a label map.
         holes: what to fill.
         assume_spacing: accept files that do not say how they lie.
         missing_nan: voxels that are not numbers are missing.

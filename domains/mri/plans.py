@@ -53,7 +53,7 @@ def decided(said: ScanOptions, subjects: Sequence[Subject], progress: Progress |
         progress=lambda label, share: tell(label, 0.7 * share),
     )
     labels = label_values(subjects, said.read) if said.labels else ()
-    form = GridShape((len(space.modalities) + len(labels), *space.size))
+    form = GridShape((len(space.modalities), *space.size), context=len(labels))
     settings = said.settings or recommended(form.shape, max(len(subjects), FEWEST), preset)
     tell("a short probe", 0.7)
     estimate = probe(settings, form)
@@ -85,7 +85,7 @@ def written(options: ScanOptions) -> str:
         "# Covariates that the model is told and can be asked for, from participants.tsv: [age, sex].",
         f"conditions: {scalar(options.conditions)}",
         "",
-        "# Millimetres of the model's grid, and whether label maps are modelled too.",
+        "# Millimetres of the model's grid, and whether the model learns from label maps, too.",
         f"spacing: {scalar(options.spacing)}",
         f"labels: {scalar(options.labels)}",
         "",

@@ -12,10 +12,10 @@ from ...shared.masking import Boxes, Cells, Channels, EveryKth, Half, Mixture, P
 from ...shared.settings import computes_bfloat16
 
 
-def pattern(modalities: int, labels: int) -> Pattern:
+def pattern(modalities: int) -> Pattern:
     """What is hidden of a scan in training: boxes, slices, thick slices, halves, single voxels, channels."""
     across = (Boxes(2, 0.15, 0.6), Slices(0.2, 0.9), EveryKth((2, 3, 4, 6)), Half(), Cells(0.1, 0.9))
-    if modalities + labels == 1:
+    if modalities == 1:
         return Mixture(across, (3, 2, 3, 1, 1))
     return Mixture((*across, Channels(0.0, 1.0)), (3, 2, 3, 1, 1, 5))
 
