@@ -269,7 +269,7 @@ def train(
 def generate(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A folder, or a bundled model: brain-t1."),
+        typer.Argument(metavar="MODEL", help="A folder, or a bundled model: brain-t1, ..."),
     ],
     run: Run,
     *,
@@ -292,6 +292,9 @@ def generate(
     ] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Denoising steps.")] = None,
     constraint: Constraint = None,
+    segmentation: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Scans: for these label maps.", hidden=True)
+    ] = None,
     complete: Annotated[bool, typer.Option("--complete", help="Tables: no missing cells.")] = False,
     format: Annotated[
         Literal["csv", "tsv", "parquet", "xlsx"] | None,
@@ -304,7 +307,7 @@ def generate(
     from .generating import generate, guided
     from .options import domain_of
 
-    folder, domain = domain_of(model)
+    folder, domain = domain_of(model, segmentation)
     wish = Wish(
         count,
         run.seed,

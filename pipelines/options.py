@@ -204,14 +204,15 @@ def _tabular(words: TableWords) -> tuple[TabularDomain, dict[str, Any]]:
     return TabularDomain(TableOptions(**options)), told
 
 
-def domain_of(model: Path | str) -> tuple[Path, Domain[Any, Any]]:
+def domain_of(model: Path | str, segmentation: Path | None = None) -> tuple[Path, Domain[Any, Any]]:
     """The folder of a model, and the domain that reads it.
 
     Args:
         model: a model folder, or the name of a bundled model.
+        segmentation: label maps that scans are to be made for.
 
     Raises:
-        InputError: no such model.
+        InputError: no such model; label maps for one that makes no scans.
     """
     from ..data_cards import bundled
     from ..shared.artifacts import model_config
@@ -227,9 +228,11 @@ def domain_of(model: Path | str) -> tuple[Path, Domain[Any, Any]]:
         folder = names[str(model)]
     kind = str(model_config(folder).get("format", "")).partition("/")[0]
     if kind == "ebbtide-mri":
-        from ..domains.mri import MriDomain
+        from ..domains.mri import MriDomain, ScanOptions
 
-        return folder, MriDomain()
+        return folder, MriDomain(ScanOptions(segmentation=segmentation))
+    if segmentation is not None:
+        raise InputError("other-domain", "--segmentation is about scans", str(model), "leave it away")
     if kind == "ebbtide-images":
         from ..domains.images import ImageDomain
 

@@ -73,6 +73,7 @@ def generate(
     steps: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    segmentation: Path | str | None = None,
     constraints: Sequence[str] = (),
     complete: bool = False,
     format: Literal["", "csv", "tsv", "parquet", "xlsx"] = "",
@@ -91,6 +92,7 @@ def generate(
         steps: denoising steps.
         seed: sample i depends on (seed, i) alone.
         overwrite: replace `out`.
+        segmentation: scans: a folder of label maps to make images for, in turn.
         constraints: tables: what must hold in every row: ["start<=end", "age>=18", "total=fare+tip"].
         complete: tables: no missing cells.
         format: tables: of the file; CSV by default, Parquet from a million rows.
@@ -98,7 +100,7 @@ def generate(
     Raises:
         InputError: no such model; one that does not know the condition; output that exists.
     """
-    folder, domain = domain_of(model)
+    folder, domain = domain_of(model, None if segmentation is None else Path(segmentation))
     words = {name: str(value) for name, value in (condition or {}).items()}
     wish = Wish(
         count,

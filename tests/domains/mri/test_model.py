@@ -65,10 +65,40 @@ def filled(fitted: FittedScans, scans: Collection, which: int, *words: str, draw
     return fill_subject(fitted, subject, read_subject(subject), parse_holes(words), Request(draws=draws))
 
 
-def test_images_and_labels_are_channels(fitted: FittedScans) -> None:
+def test_images_are_channels_and_labels_are_told(fitted: FittedScans) -> None:
     assert fitted.space.modalities == ("T1w", "T2w") and fitted.labels == (1,)
-    assert fitted.shape == (3, 16, 20, 16) and fitted.model.form.covariates == 3
+    assert fitted.shape == (2, 16, 20, 16) and fitted.model.form.covariates == 3
+    assert fitted.model.form.context == 1
     assert fitted.can == ("generate", "impute")
+
+
+def test_a_label_map_changes_the_image_and_none_is_none(fitted: FittedScans) -> None:
+    keys = Keys.range(0, 2)
+    assert fitted.shapes is not None
+    maps = fitted.shapes.draw(keys)
+    with_maps, other = (fitted.generate(keys, [{}, {}], labels=one, steps=3) for one in (maps, 1 - maps))
+    assert not torch.equal(with_maps, other)
+    blank = fitted.generate(keys, [{}, {}], steps=3)
+    nothing = fitted.model.generate(
+        keys, replace(fitted.condition([{}, {}]), channels=torch.zeros(2, 1, 16, 20, 16)), sampler=fitted.model.sampler(3)
+    )
+    assert torch.equal(blank, nothing) and not torch.equal(blank, with_maps)
+
+
+def test_a_label_map_of_ones_own_lies_where_those_of_training_lay(
+    fitted: FittedScans, scans: Collection
+) -> None:
+    """Turned and flipped on disk, it lies in the model as the upright one does."""
+    subject = scans.subjects[0]
+    assert subject.segmentation is not None and fitted.shapes is not None
+    volume = read_image(subject.segmentation)
+    placed = fitted.placed(volume)
+    own = fitted.encode(subject).labels
+    assert own is not None and placed.shape == own[0].shape
+    overlap = 2 * (placed.bool() & own[0].bool()).sum() / (placed.bool().sum() + own[0].bool().sum())
+    assert overlap > 0.9
+    with pytest.raises(InputError, match="labels-unknown"):
+        fitted.placed(replace(volume, stored=np.full_like(volume.stored, 7)))
 
 
 def test_only_the_hole_changes(fitted: FittedScans, scans: Collection) -> None:
@@ -140,10 +170,11 @@ def test_saved_scans_come_back(fitted: FittedScans, tmp_path: Path) -> None:
     assert any("age" in line for line in again.description)
     keys = Keys.range(0, 2)
     a, b = (m.generate(keys, [{"age": 45.0}, {}], steps=3) for m in (fitted, again))
-    assert a.shape == (2, 3, 16, 20, 16) and (a - b).abs().mean() < 0.05
+    assert a.shape == (2, 2, 16, 20, 16) and (a - b).abs().mean() < 0.05
     assert set(fitted.images(a[0])) == {"T1w", "T2w"}
-    labels = fitted.label_map(a[0])
-    assert labels is not None and set(np.unique(labels)) <= {0, 1} and labels.dtype == np.uint8
+    assert fitted.shapes is not None and again.shapes is not None
+    maps, same = fitted.shapes.draw(keys), again.shapes.draw(keys)
+    assert (maps != same).float().mean() < 0.01
 
 
 def test_what_no_training_image_reached_is_dark(fitted: FittedScans, tmp_path: Path) -> None:
@@ -154,7 +185,7 @@ def test_what_no_training_image_reached_is_dark(fitted: FittedScans, tmp_path: P
     cut.save(tmp_path / "model")
     again = FittedScans.load(tmp_path / "model")
     assert again.reached is not None and torch.equal(again.reached, reached)
-    for name, image in again.images(torch.full((3, 16, 20, 16), 2.0)).items():
+    for name, image in again.images(torch.full((2, 16, 20, 16), 2.0)).items():
         low = fitted.space.channels[name].scale.low
         assert np.allclose(image[..., 13:], low, atol=1) and (image[..., :13] > low + 10).all()
 
