@@ -113,13 +113,13 @@ def augment(
     """Write the real data with synthetic data added, with card and manifest, and prove what that is worth.
 
     Args:
-        data: a table, or a folder of pictures.
+        data: a table, or a folder of pictures or scans.
         out: a folder that does not exist yet.
         domain: what kind of data it is, with its options.
         asked: how many, of what, how.
         model: trained before, on these data; None trains one now. The proof trains its own, a fold at a time.
-        holdout: pictures that no model saw, in the same classes, on which the proof is made; tables are
-            cross-validated instead.
+        holdout: pictures or scans that no model saw, of the same classes or labels, on which the proof is
+            made; tables are cross-validated instead.
         device: auto, cpu or cuda.
         overwrite: replace `out`.
         options: what the domain was told, for the manifest.
@@ -131,9 +131,6 @@ def augment(
     data, out, asked = Path(data), Path(out), asked.checked()
     tell = progress or (lambda stage, fraction: None)
     refuse_existing(out, overwrite)
-    if domain.name == "mri":
-        remedy = "`ebbtide generate MODEL` makes volumes to add"
-        raise InputError("cannot-augment", "scans are not augmented by this command yet", str(data), remedy)
     if holdout is not None and isinstance(domain, TabularDomain):
         what = "tables are cross-validated, and need no holdout"
         raise InputError("holdout-unused", what, str(holdout), "leave --holdout away")
@@ -146,15 +143,23 @@ def augment(
                 work = _Table.of(data, domain, asked, model, device, tell)
                 done = work.write(partial, out, options or {})
             else:
-                from .augmenting_pictures import augment_pictures
-
-                done = augment_pictures(
-                    data, partial, out, domain, asked, model, holdout, device, options or {}, tell
-                )
+                fill = _augment_grids(domain)
+                done = fill(data, partial, out, domain, asked, model, holdout, device, options or {}, tell)
             swap_in(partial, out)
         finally:
             remove(partial)
     return done
+
+
+def _augment_grids(domain: Domain[Any, Any]) -> Callable[..., Augmented]:
+    """What augments pictures or scans; imported when it is used."""
+    if domain.name == "mri":
+        from .augmenting_scans import augment_scans
+
+        return augment_scans
+    from .augmenting_pictures import augment_pictures
+
+    return augment_pictures
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..domains import Domain
 from ..domains.images import ImageDomain
 from ..domains.images.collection import Collection, collect
 from ..domains.images.features import learn
@@ -28,10 +28,10 @@ from ..domains.tabular.augmenting import wanted
 from ..domains.tabular.measures.downstream import NOTHING, Proof
 from ..shared.errors import InputError
 from ..shared.files import require_space
-from ..shared.measures import nearest
 from ..shared.noise import Keys
 from . import output_cards
 from .manifest import model_sha256
+from .sieving import drawn_apart, threshold
 
 if TYPE_CHECKING:
     from .augmenting import Asked, Augmented
@@ -44,9 +44,6 @@ STEPS = 600
 """Of training a downstream network."""
 SEEDS = 3
 """Downstream networks for each repeat of the proof."""
-AT_A_TIME = 64
-NEARER = 0.01
-"""A picture is a near copy when it is nearer to a real one than all but this share of real ones are."""
 CONTENTS = "contents.csv"
 
 
@@ -69,7 +66,7 @@ def augment_pictures(
     data: Path,
     folder: Path,
     out: Path,
-    domain: Domain[Any, Any],
+    domain: ImageDomain,
     asked: Asked,
     model: Path | str | None,
     holdout: Path | str | None,
@@ -88,8 +85,6 @@ def augment_pictures(
     """
     from .augmenting import finish
 
-    if not isinstance(domain, ImageDomain):
-        raise InputError("cannot-augment", f"{domain.things} are not augmented yet", str(data))
     survey: Any = domain.survey(data, tell)
     real: Collection = survey.collection
     if asked.balance is not None and len(real.class_names) < 2:
@@ -169,29 +164,25 @@ def _make(
 ) -> Iterator[Made]:
     """The pictures of each class, without near copies of real ones."""
     flat = _small(pixels)
-    apart = torch.cdist(flat, flat).fill_diagonal_(float("inf")).min(1).values
-    near = float(torch.quantile(apart, NEARER))
-    start = 0
+    near, start = threshold(flat), 0
+    size = (0, *pixels.shape[2:], pixels.shape[1])
     for at, count in enumerate(add.tolist()):
-        kept: list[np.ndarray] = []
-        items: list[np.ndarray] = []
-        drawn = copies = 0
-        while count - sum(map(len, kept)) > 0 and drawn < 3 * count:
-            n = min(AT_A_TIME, count - sum(map(len, kept)))
-            made = _drawn(fitted, real, at, start, n, asked)
-            distance, _ = nearest(_small(torch.from_numpy(made).movedim(-1, 1)), flat)
-            good = ((distance >= near) & (distance > 0)).numpy()
-            kept.append(made[good])
-            items.append(np.arange(start, start + n)[good])
-            drawn, copies, start = drawn + n, copies + int((~good).sum()), start + n
-            tell("making pictures", min(1.0, sum(map(len, kept)) / max(count, 1)))
-        size = (0, *pixels.shape[2:], pixels.shape[1])
-        whole = np.concatenate(kept) if kept else np.empty(size, np.uint8)
-        yield Made(whole, np.concatenate(items) if items else np.empty(0, np.int64), drawn, copies)
+        kept = drawn_apart(
+            partial(_drawn, fitted, real, at, asked),
+            lambda made: _small(torch.from_numpy(made).movedim(-1, 1)),
+            flat,
+            near,
+            count,
+            start=start,
+            progress=lambda share: tell("making pictures", share),
+        )
+        start += kept.drawn
+        whole = np.concatenate([np.empty(size, np.uint8), *(part for _, part in kept.batches)])
+        yield Made(whole, kept.items, kept.drawn, kept.copies)
 
 
 def _drawn(
-    fitted: FittedImages, real: Collection, at: int, start: int, count: int, asked: Asked
+    fitted: FittedImages, real: Collection, at: int, asked: Asked, start: int, count: int
 ) -> np.ndarray:
     """(count, H, W, C) pictures of class `at`, drawn anew or varied from real ones of it."""
     keys = Keys.range(asked.seed, count, start=start)

@@ -330,7 +330,7 @@ def generate(
 
 @verb(app)
 def augment(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A table, or a folder of pictures.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A table, or a folder of scans or pictures.")],
     run: Run,
     table: TableWords,
     *,
@@ -350,7 +350,7 @@ def augment(
     ] = None,
     target: Annotated[Text, typer.Option(metavar="COLUMN", help="Predicted by the proof.")] = None,
     holdout: Annotated[
-        Path | None, typer.Option(metavar="DATA", help="Pictures: never seen, for the proof.")
+        Path | None, typer.Option(metavar="DATA", help="Scans, pictures: never seen, for the proof.")
     ] = None,
     repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Of the proof's 5 folds.")] = 1,
     proof: Annotated[bool, typer.Option(help="Whether to prove the gain.")] = True,

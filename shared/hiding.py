@@ -15,8 +15,9 @@ from .noise import Keys, key_of
 from .settings import Batch
 
 Augmentation = Callable[[Keys, Tensor], tuple[Tensor, Tensor]]
-"""(keys, x (B, C, *S): values, what of them is observed, and channels of the condition) to the changed x and (B, A) what was done to it, 0 for nothing: the network is told,
-so that samples, drawn with zeros, are not augmented (Karras et al. 2020, 2022)."""
+"""(keys, x (B, 2 C + K, *S): values, what of them is observed, and channels of the condition) to the changed
+x and (B, A) what was done to it, 0 for nothing: the network is told, so that samples, drawn with zeros, are
+not augmented (Karras et al. 2020, 2022)."""
 
 
 @dataclass(frozen=True)

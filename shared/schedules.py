@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .errors import InputError
+
 
 class Schedule(ABC):
     """x_t = alpha(t) x_0 + sigma(t) eps. Subclasses give `ratio`, its inverse, and `scale`."""
@@ -418,3 +420,21 @@ def log_snr_grid(schedule: Schedule, steps: int, floor: float = -6.0, ceiling: f
     times = schedule.time((-(ends[0] + fraction * (ends[1] - ends[0])) / 2).exp())
     times[0] = 1.0
     return times
+
+
+def start_time(strength: float, schedule: Schedule) -> float:
+    """The time from which data are denoised again to vary them (SDEdit, Meng et al. 2022).
+
+    Args:
+        strength: share of noise, sigma / (alpha + sigma), in (0, 1]: 0.2 keeps all but fine detail, at 0.5
+            data and noise are equally strong, 1 keeps nothing. It means the same under every schedule.
+
+    Raises:
+        InputError: `strength`, outside of it.
+    """
+    if not 0 < strength <= 1:
+        raise InputError("strength", f"{strength} is not in (0, 1]", "", "0.3 to 0.7 is usual")
+    if strength == 1:
+        return 1.0
+    ratio = torch.tensor(strength / (1 - strength), dtype=torch.float64)
+    return max(float(schedule.time(ratio)), 1e-3)

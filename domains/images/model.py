@@ -19,12 +19,13 @@ from ...shared.grids import GridModel, GridSettings
 from ...shared.hiding import GridData
 from ...shared.masking import Boxes, Cells, EveryKth, Half, Mixture, Pattern, Strokes
 from ...shared.noise import Keys
+from ...shared.schedules import start_time
 from ...shared.settings import computes_bfloat16
 from .augmenting import PictureAugmentation
 from .collection import Collection
 from .pictures import Picture
 from .space import ImageSpace
-from .tasks import GivenNoise, slerp, start_time, to_noise
+from .tasks import GivenNoise, slerp, to_noise
 
 Progress = Callable[[str, float], None]
 FORMAT = "ebbtide-images/1"
@@ -157,7 +158,7 @@ class FittedImages:
             guidance: how strongly to follow it.
             negative: words to be led away from; asks for a guidance above 1.
             steps: of the sampler.
-            like, strength: pictures to vary, one for all or one for each, and how far (`tasks.start_time`).
+            like, strength: pictures to vary, one for all or one for each, and how far (`start_time`).
 
         Raises:
             InputError: as `Conditions.prompted`; `strength`.

@@ -6,7 +6,7 @@ job            what is known                               where sampling begins
 inpaint        all but the hidden part                     noise
 outpaint       the picture, amid a border (`widened`)      noise
 enlarge        every k-th pixel (`holes.enlarged`)         noise
-vary, SDEdit   nothing                                     a picture or drawing, noised (`start_time`)
+vary, SDEdit   nothing                                     a picture or drawing, noised
 interpolate    nothing                                     a mixture of two pictures' noise (`to_noise`,
                                                            `slerp`, `GivenNoise`)
 =============  ==========================================  ===========================================
@@ -28,7 +28,7 @@ from ...shared.denoisers import Denoiser
 from ...shared.errors import InputError
 from ...shared.noise import Keys, White
 from ...shared.samplers import Heun, NoiseSource, Step
-from ...shared.schedules import Schedule, knee_grid
+from ...shared.schedules import knee_grid
 from .pictures import Picture
 
 # --- outpainting --------------------------------------------------------------------------------
@@ -60,27 +60,6 @@ def widened(picture: Picture, border: int | Sequence[int]) -> tuple[Picture, np.
     pixels = np.pad(picture.pixels, (*sides, (0, 0)))
     hidden = np.pad(np.zeros(picture.size, bool), sides, constant_values=True)
     return replace(picture, pixels=pixels), hidden
-
-
-# --- variations ------------------------------------------------------------------------
-
-
-def start_time(strength: float, schedule: Schedule) -> float:
-    """The time from which a picture is denoised again to vary it.
-
-    Args:
-        strength: share of noise, sigma / (alpha + sigma), in (0, 1]: 0.2 keeps all but fine detail, at 0.5
-            picture and noise are equally strong, 1 keeps nothing. It means the same under every schedule.
-
-    Raises:
-        InputError: `strength`, outside of it.
-    """
-    if not 0 < strength <= 1:
-        raise InputError("strength", f"{strength} is not in (0, 1]", "", "0.3 to 0.7 is usual")
-    if strength == 1:
-        return 1.0
-    ratio = torch.tensor(strength / (1 - strength), dtype=torch.float64)
-    return max(float(schedule.time(ratio)), 1e-3)
 
 
 # --- interpolation ------------------------------------------------------------------------------

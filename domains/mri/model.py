@@ -24,6 +24,7 @@ from ...shared.errors import Fault, InputError
 from ...shared.grids import GridModel, GridSettings
 from ...shared.hiding import GridData
 from ...shared.noise import Keys, key_of
+from ...shared.schedules import start_time
 from .augmentation import ScanAugmentation
 from .collection import Read, Subject, read_image, read_subject
 from .names import UNKNOWN
@@ -211,7 +212,9 @@ class FittedScans:
         told = self.covariates.encode(rows) if self.covariates.columns else None
         if labels is None or self.shapes is None:
             return NOTHING if told is None else Condition(covariates=told)
-        return Condition(covariates=told, channels=one_hot(labels, self.labels).expand(len(rows), -1, -1, -1, -1))
+        return Condition(
+            covariates=told, channels=one_hot(labels, self.labels).expand(len(rows), -1, -1, -1, -1)
+        )
 
     def keys(self, subject: Subject, draws: int) -> tuple[Tensor, Tensor]:
         """Items and draws of the keys of one subject's draws."""
@@ -242,12 +245,27 @@ class FittedScans:
         labels: Tensor | None = None,
         guidance: float = 1.0,
         steps: int | None = None,
+        like: Tensor | None = None,
+        strength: float = 1.0,
         progress: Progress | None = None,
     ) -> Tensor:
-        """(B, C, *S) samples in model space, of label maps (B, *S) where these are given."""
-        sampler = self.model.sampler(steps)
-        condition = self.condition(facts, labels)
-        return self.model.generate(keys, condition, guidance=guidance, sampler=sampler, progress=progress)
+        """(B, C, *S) samples in model space.
+
+        Args:
+            keys: B of them. facts: covariates of each.
+            labels: (B, *S) label maps to make images for; None leaves them unknown.
+            guidance, steps: of the sampler.
+            like, strength: (B, C, *S) scans to vary, and how far (`start_time`).
+        """
+        return self.model.generate(
+            keys,
+            self.condition(facts, labels),
+            guidance=guidance,
+            sampler=self.model.sampler(steps),
+            start=like,
+            t_start=1.0 if like is None else start_time(strength, self.model.denoiser.schedule),
+            progress=progress,
+        )
 
     def images(self, sample: Tensor) -> dict[str, np.ndarray]:
         """(C, *S) in model space to one volume for each modality, in its own type, on `space.affine`; dark
@@ -350,7 +368,7 @@ class FittedScans:
         """
         config, tensors = read_model_of(FORMAT, folder)
         parts: dict[str, dict[str, Tensor]] = {"space": {}, "shapes": {}}
-        weights = {}
+        weights: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
             parts.get(name.partition(".")[0], weights)[name] = tensor
         space, shapes = MriSpace.from_state(config["space"], parts["space"]), config.get("shapes")
@@ -393,9 +411,7 @@ def label_values(subjects: Sequence[Subject], read: Read = read_image, most: int
     return values if len(values) <= most else ()
 
 
-def _channels(
-    maps: Sequence[Tensor | None], labels: Sequence[int], size: tuple[int, ...]
-) -> Tensor | None:
+def _channels(maps: Sequence[Tensor | None], labels: Sequence[int], size: tuple[int, ...]) -> Tensor | None:
     """(n, K, *S) the label maps as channels; blank where there is none."""
     if not labels:
         return None

@@ -60,7 +60,10 @@ class LabelShapes:
         z = keys.normal((self.gaussian.loadings.shape[1],), "label shapes", torch.float32)
         coarse = self.gaussian.mean + z @ self.gaussian.loadings.T
         fine = F.interpolate(
-            coarse.reshape(len(z), *self.gaussian.shape), size=self.size, mode="trilinear", align_corners=False
+            coarse.reshape(len(z), *self.gaussian.shape),
+            size=self.size,
+            mode="trilinear",
+            align_corners=False,
         )
         place = fine[:, 1:].argmax(1)
         return torch.where(fine[:, 0] > 0, torch.tensor(self.labels)[place], 0)

@@ -138,6 +138,35 @@ def test_what_was_changed_in_training_is_not_changed_in_samples() -> None:
     assert guided.isfinite().all() and not torch.equal(guided, model.generate(Keys.range(0, 2), told))
 
 
+def test_what_lies_beside_the_data_moves_with_it_and_is_left_out_at_times() -> None:
+    values = torch.randn(200, *SHAPE, generator=torch.Generator().manual_seed(3))
+    beside = torch.where(values[:, :1] > 0, 1.0, -1.0)
+    beside[:50] = 0  # not known of these
+    data = GridData(values, None, Condition(channels=beside))
+    hidden = Hiding(data, None, PATTERN, 0.5, 0.1, flipped, 1, drop_channels=0.3)
+    batch = hidden.batch(torch.arange(200), Keys.range(0, 200))
+    told = batch.condition.channels
+    assert told is not None and not told[:50].any()
+    blank = ~told[50:].flatten(1).any(1)
+    assert 0.15 < blank.float().mean() < 0.45
+    same = torch.where(batch.x_0[50:, :1] > 0, 1.0, -1.0)
+    assert torch.equal(told[50:][~blank], same[~blank])
+    assert not torch.equal(batch.x_0, values)  # some were turned
+
+
+def test_a_model_of_channels_needs_none() -> None:
+    centre = GaussianCentre.blank(SHAPE, 1)
+    model = GridModel.untrained(LEARNING, GridShape(SHAPE, context=2), centre)
+    with torch.no_grad():
+        for parameter in model.denoiser.network.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    keys = Keys.range(0, 3)
+    blank = Condition(channels=torch.zeros(3, 2, *SHAPE[1:]))
+    some = Condition(channels=torch.ones(3, 2, *SHAPE[1:]))
+    assert torch.equal(model.generate(keys), model.generate(keys, blank))
+    assert not torch.equal(model.generate(keys), model.generate(keys, some))
+
+
 def test_training_learns_what_the_centre_cannot_know() -> None:
     model, trained = GridModel.fit(GridData(coins(1000)), LEARNING, PATTERN, device="cpu")
     losses = [row["held_out"] for row in trained.history]

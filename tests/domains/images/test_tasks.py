@@ -13,7 +13,6 @@ from ebbtide.domains.images.tasks import (
     GivenNoise,
     borders,
     slerp,
-    start_time,
     to_noise,
     widened,
 )
@@ -21,7 +20,7 @@ from ebbtide.shared.errors import InputError
 from ebbtide.shared.exact import GaussianDenoiser
 from ebbtide.shared.noise import Keys
 from ebbtide.shared.samplers import Heun
-from ebbtide.shared.schedules import Cosine, LinearVP, Schedule
+from ebbtide.shared.schedules import Cosine, LinearVP, Schedule, start_time
 
 
 def draws(*shape: int, seed: int = 0) -> Tensor:

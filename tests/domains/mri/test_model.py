@@ -80,7 +80,9 @@ def test_a_label_map_changes_the_image_and_none_is_none(fitted: FittedScans) -> 
     assert not torch.equal(with_maps, other)
     blank = fitted.generate(keys, [{}, {}], steps=3)
     nothing = fitted.model.generate(
-        keys, replace(fitted.condition([{}, {}]), channels=torch.zeros(2, 1, 16, 20, 16)), sampler=fitted.model.sampler(3)
+        keys,
+        replace(fitted.condition([{}, {}]), channels=torch.zeros(2, 1, 16, 20, 16)),
+        sampler=fitted.model.sampler(3),
     )
     assert torch.equal(blank, nothing) and not torch.equal(blank, with_maps)
 
