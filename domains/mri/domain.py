@@ -307,13 +307,15 @@ class MriDomain:
     ) -> list[str]:
         """A BIDS derivative, and a montage of the first subjects."""
         affine = fitted.space.affine
-        shown = [(next(iter(fitted.images(one).values())), affine) for _, one, _ in _samples(parts[:1])]
+        first = list(_samples(parts[:1]))[:MOST_SHOWN]
+        shown = [(next(iter(fitted.images(one).values())), affine) for _, one, _ in first]
         subjects = (
             Synthetic(fitted.images(sample), told, labels, {"sample": place})
             for place, (told, sample, labels) in enumerate(_samples(parts))
         )
         made = write_bids(out, subjects, affine, facts)
-        montage(shown[:MOST_SHOWN], out / "montage.png", heading="SYNTHETIC. Not for diagnosis.")
+        maps = [labels for _, _, labels in first]
+        montage(shown, out / "montage.png", heading="SYNTHETIC. Not for diagnosis.", labels=maps)
         return [*made, "montage.png"]
 
     # ------------------------------------------------------------------------------------------- measure

@@ -24,6 +24,7 @@ Picture = tuple[np.ndarray, np.ndarray]
 """(X, Y, Z) values and (4, 4) affine."""
 PLANES = ("axial", "coronal", "sagittal")
 _DPI = 110
+_COLOURS = ("#ffb14f", "#4f9dff", "#63d297", "#ff6f91", "#c79bff", "#f2e35b", "#5ce1e6", "#d98c5f")
 
 
 def montage(
@@ -33,14 +34,17 @@ def montage(
     titles: Sequence[str] | None = None,
     rows: int | None = None,
     heading: str = "",
+    labels: Sequence[np.ndarray | None] = (),
 ) -> None:
-    """Many volumes, each by an axial, a coronal and a sagittal slice through the middle of its object.
+    """Many volumes, each by an axial, a coronal and a sagittal slice through the middle of its object (of its
+    labels, where it has any).
 
     Args:
         volumes: values and affine of each. path: a PNG.
         titles: a line over each volume.
         rows: of the picture; about as high as wide, if left out.
         heading: a line over the picture.
+        labels: a label map for each volume, on its grid, whose borders are drawn in.
     """
     rows = rows or max(1, round((len(volumes) * 3 / 4) ** 0.5))
     columns = -(-len(volumes) // rows)
@@ -56,12 +60,17 @@ def montage(
         place.set_axis_off()
     for number, (values, spacing) in enumerate(turned):
         window = _window(values)
-        at = _middle(values)
+        held = labels[number] if number < len(labels) else None
+        marks = None if held is None else upright(held, volumes[number][1])[0]
+        at = _middle(values) if marks is None or not marks.any() else _middle(values, marks > 0)
         row, column = divmod(number, columns)
         for i, plane in enumerate(PLANES):
             place = axes[row, column * 3 + i]
             limits = (room[0][i], room[1][i])
-            _show(place, _cut(values, plane, at), _sizes(values.shape, spacing, plane), limits, window)
+            size_here = _sizes(values.shape, spacing, plane)
+            _show(place, _cut(values, plane, at), size_here, limits, window)
+            if marks is not None:
+                _borders(place, _cut(marks, plane, at), size_here)
             _sides(place, plane)
         if titles is not None:
             axes[row, column * 3 + 1].set_title(titles[number], color="white", fontsize=7, pad=2)
@@ -214,8 +223,25 @@ def _outline(place: Axes, outline: np.ndarray, size: tuple[float, float]) -> Non
     # Around every one of many thin slices a line would hide what is in them.
     if inner.sum() > 0.3 * outline.sum() and not outline.all():
         place.contour(
-            outline[::-1].astype(float), [0.5], extent=_extent(size), colors=["#4f9dff"], linewidths=0.6
+            outline[::-1].astype(float),
+            [0.5],
+            extent=_extent(size),
+            origin="lower",
+            colors=["#4f9dff"],
+            linewidths=0.6,
         )
+
+
+def _borders(place: Axes, labels: np.ndarray, size: tuple[float, float]) -> None:
+    """The border of each label in a colour of its own. (`origin` makes the extent that of whole voxels, as an
+    image's is.)"""
+    for value in np.unique(labels[labels > 0]):
+        inside = (labels == value)[::-1].astype(float)
+        if inside.min() < inside.max():
+            colour = _COLOURS[(int(value) - 1) % len(_COLOURS)]
+            place.contour(
+                inside, [0.5], extent=_extent(size), origin="lower", colors=[colour], linewidths=0.7
+            )
 
 
 def _sides(place: Axes, plane: str) -> None:

@@ -56,6 +56,26 @@ def test_proportions_are_those_of_the_body(tmp_path: Path) -> None:
     assert height / breadth == pytest.approx(1, abs=0.06)
 
 
+def test_borders_of_labels_lie_around_them(tmp_path: Path) -> None:
+    values = np.full((20, 20, 20), 40.0, "f4")
+    values[9:17, 10:18, 11:18] = 200
+    labels = (values > 100).astype(np.uint8)
+    for name, held in (("plain", np.zeros_like(labels)), ("marked", labels)):
+        montage([(values, np.diag([1.0, 1, 1, 1]))], tmp_path / f"{name}.png", labels=[held])
+    plain, marked = (
+        np.asarray(matplotlib.image.imread(tmp_path / f"{name}.png")[..., :3]) for name in ("plain", "marked")
+    )
+    assert np.allclose(plain[..., 0], plain[..., 2])  # grey
+    lines = marked[..., 0] - marked[..., 2] > 0.2  # orange
+    width = marked.shape[1] // 3
+    for part in range(3):
+        third = slice(part * width, (part + 1) * width)
+        around = np.argwhere(lines[:, third])
+        bright = np.argwhere(marked[10:, third].min(-1) > 0.99) + (10, 0)
+        for end in (np.min, np.max):
+            assert np.abs(end(around, 0) - end(bright, 0)).max() <= 3
+
+
 def test_many_volumes_and_titles(tmp_path: Path, scenes: Any) -> None:
     volumes = [(scenes.brain(seed=i), scenes.affine()) for i in range(5)]
     montage(volumes, tmp_path / "m.png", rows=2, titles=[f"s{i}" for i in range(5)], heading="five")
