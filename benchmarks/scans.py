@@ -2,8 +2,8 @@
 
     python benchmarks/scans.py DATA [--model brain-t1] [--draws 8] [--steps 10]
 
-DATA is the folder of aligned, skull-stripped IXI T1 volumes that the model was made of. All are brought to
-its grid (4 mm); the subjects that its card calls held out are filled, the others teach the baselines:
+DATA is the folder that the model was made of (of `brain-t1` the aligned, skull-stripped IXI T1 volumes). All
+are brought to its grid; the subjects that its card calls held out are filled, the others teach the baselines:
 
 - `linear`: between the nearest known slices (slices alone);
 - `template`: the training mean;
@@ -46,6 +46,8 @@ def holes(shape: tuple[int, ...], spacing: float) -> dict[str, Tensor]:
         found[f"1 slice in {k}"] = known
     for edge in CUBES:
         known, n = torch.ones(shape, dtype=torch.bool), round(edge / spacing)
+        if n > 0.75 * min(shape):
+            continue
         middle = [size // 2 - n // 2 for size in shape]
         known[tuple(slice(a, a + n) for a in middle)] = False
         found[f"cube of {edge} mm"] = known
@@ -53,7 +55,7 @@ def holes(shape: tuple[int, ...], spacing: float) -> dict[str, Tensor]:
 
 
 def linear(x: Tensor, known: Tensor) -> Tensor:
-    """(n, C, *S) between the nearest known slices along the last axis."""
+    """(n, C, *S) between the nearest slices that are kept along the last axis."""
     there = known[0, 0].nonzero()[:, 0].numpy()
     every = np.arange(x.shape[-1])
     lines = x.reshape(-1, x.shape[-1]).numpy()
@@ -63,7 +65,7 @@ def linear(x: Tensor, known: Tensor) -> Tensor:
 
 def psnr(found: Tensor, truth: Tensor, where: Tensor) -> Tensor:
     """(n,) dB."""
-    error = ((found - truth) ** 2 * where).flatten(1).sum(1) / where.sum()
+    error = ((found - truth) ** 2 * where).flatten(1).sum(1) / where.flatten(1).sum(1)
     return -10 * error.log10()
 
 
@@ -77,27 +79,33 @@ def main() -> None:
     fitted = FittedScans.load(told.model)
     held_out = set(fitted.about["held_out"])
     scans = collect(told.data)
-    values = {s.name: fitted.encode(s, volumes=read_subject(s)).known.values[0] for s in scans}
-    train = torch.stack([v for name, v in values.items() if name not in held_out])
-    test = torch.stack([v for name, v in values.items() if name in held_out])
+    known_of = {s.name: fitted.encode(s, volumes=read_subject(s)).known for s in scans}
+    train, trained_on = (
+        torch.cat([getattr(one, part) for name, one in known_of.items() if name not in held_out])
+        for part in ("values", "observed")
+    )
+    test, measured = (
+        torch.cat([getattr(one, part) for name, one in known_of.items() if name in held_out])
+        for part in ("values", "observed")
+    )
     channel = fitted.space.channels[fitted.space.modalities[0]]
 
     def unit(x: Tensor) -> Tensor:
         """Model space to 0 (air) ... 1 (bright)."""
         return x * channel.std + channel.mean
 
-    brain = unit(train).mean(0)[0] > 0.08
-    pca = GaussianCentre.fit(train, components=20)
+    template = (train * trained_on).sum(0) / trained_on.sum(0).clamp(min=1)
+    brain = unit(template) > 0.08
+    pca = GaussianCentre.fit(train, None if bool(trained_on.all()) else trained_on, components=20, rounds=4)
     centre = fitted.model.denoiser.centre
-    template = train.mean(0, keepdim=True).expand_as(test)
     rows = []
     for name, known in holes(tuple(fitted.space.size), float(fitted.space.spacing[0])).items():
-        seen = known.expand_as(test)
+        seen = known.expand_as(test) & measured
         given = Encoded(test * seen, seen.clone())
-        where = ~known & brain
+        where = (~known & brain).expand_as(test) & measured
         own = Keys(0, torch.arange(len(test)), torch.zeros(len(test), dtype=torch.int64))
         answers = {
-            "template": template,
+            "template": template.expand_as(test),
             "pca-20": pca.posterior(given)[0],
             "centre": centre.posterior(given)[0],
             "ebbtide, mean": fitted.model.expected(given, own),
@@ -114,7 +122,7 @@ def main() -> None:
         answers["ebbtide, one draw"] = drawn[0]
         middle, spread = answers["ebbtide, mean"], drawn.std(0)
         inside = ((test - middle).abs() <= float(student.ppf(0.95, told.draws - 1)) * spread) & where
-        row: dict[str, object] = {"hole": name, "cover": float(inside.sum() / where.sum() / n)}
+        row: dict[str, object] = {"hole": name, "cover": float(inside.sum() / where.sum())}
         for method, found in answers.items():
             each = psnr(unit(found), unit(test), where)
             row[method] = [float(each.mean()), float(each.std())]

@@ -71,7 +71,7 @@ def test_borders_of_labels_lie_around_them(tmp_path: Path) -> None:
     for part in range(3):
         third = slice(part * width, (part + 1) * width)
         around = np.argwhere(lines[:, third])
-        bright = np.argwhere(marked[10:, third].min(-1) > 0.99) + (10, 0)
+        bright = np.add(np.argwhere(marked[10:, third].min(-1) > 0.99), (10, 0))
         for end in (np.min, np.max):
             assert np.abs(end(around, 0) - end(bright, 0)).max() <= 3
 
