@@ -28,6 +28,7 @@ from ..shared.files import explained, locked, partial_of, refuse_existing, remov
 from . import output_cards
 from .generating import named
 from .manifest import NAME, manifest, model_sha256, sha256_of, write_json
+from .options import model_folder
 from .proofs import proof_facts, proof_lines, proof_picture
 
 Progress = Callable[[str, float], None]
@@ -129,6 +130,7 @@ def augment(
         InputError: bad data, wishes that do not fit them, a model that cannot, output that exists.
     """
     data, out, asked = Path(data), Path(out), asked.checked()
+    model = None if model is None else model_folder(model)
     tell = progress or (lambda stage, fraction: None)
     refuse_existing(out, overwrite)
     if holdout is not None and isinstance(domain, TabularDomain):

@@ -133,7 +133,7 @@ def impute(
     *,
     output: Output,
     model: Annotated[
-        Path | None, typer.Option(metavar="MODEL", help="Trained before; else one is now.")
+        Path | None, typer.Option(metavar="MODEL", help="Trained before, or bundled; else one is now.")
     ] = None,
     draws: Annotated[int, typer.Option(metavar="N", help="How many times a cell is drawn.")] = 20,
     all_draws: Annotated[int, typer.Option(metavar="N", help="Completed tables to write.")] = 0,
@@ -440,7 +440,7 @@ def card(
 
 @verb(app)
 def info(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder, or a bundled model.")],
     run: Run,
 ) -> None:
     """Say what a model is, what it was trained on, and what it can do."""

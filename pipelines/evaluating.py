@@ -18,6 +18,7 @@ from ..shared.artifacts import swap_in, tool_version
 from ..shared.errors import Fault, InputError
 from ..shared.files import explained, locked, partial_of, refuse_existing, remove
 from .manifest import sha256_of, write_json
+from .options import model_folder
 from .report import facts_of, nearest_pairs, page
 
 Progress = Callable[[str, float], None]
@@ -111,6 +112,7 @@ def evaluate(
     """
     real, synthetic, out = Path(real), Path(synthetic), Path(out)
     holdout = None if holdout is None else Path(holdout)
+    model = None if model is None else model_folder(model)
     refuse_existing(out, overwrite)
     if out.exists() and any(out.iterdir()) and not (out / FACTS).is_file():
         raise InputError(

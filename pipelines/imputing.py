@@ -21,6 +21,7 @@ from . import output_cards
 from .frames import Imputation, impute
 from .generating import named
 from .manifest import NAME, manifest, model_sha256, sha256_of, write_json
+from .options import model_folder
 from .work import Work
 
 __all__ = ["Imputation", "Imputed", "impute", "impute_file"]
@@ -103,7 +104,7 @@ def impute_file(
         out: a folder that does not exist yet: completed data, mask, spread, picture, manifest; the model too
             when it was trained here.
         domain: what kind of data it is, with its options; see `domains.tabular.TabularDomain`.
-        model: a model folder; None trains one first.
+        model: a model folder, or the name of a bundled model; None trains one first.
         draws: how many times each missing part is drawn.
         all_draws: how many completed data sets to write, for multiple imputation.
         statistic: what the completed data shows of the draws: mean, median, mode or sample.
@@ -119,6 +120,7 @@ def impute_file(
         InputError: bad data, options that do not fit, output that exists, a model of something else.
     """
     data, out = Path(data), Path(out)
+    model = None if model is None else model_folder(model)
     request = _request(draws, statistic, seed, all_draws)
     report = progress or (lambda stage, fraction: None)
     if shard is not None and model is None:

@@ -204,6 +204,28 @@ def _tabular(words: TableWords) -> tuple[TabularDomain, dict[str, Any]]:
     return TabularDomain(TableOptions(**options)), told
 
 
+def model_folder(model: Path | str) -> Path:
+    """The folder of a model.
+
+    Args:
+        model: the folder itself, or the name of a bundled model.
+
+    Raises:
+        InputError: no such model.
+    """
+    from ..data_cards import bundled
+
+    folder, names = Path(model), bundled()
+    if folder.exists():
+        return folder
+    if str(model) not in names:
+        near = difflib.get_close_matches(str(model), list(names), n=1)
+        known = f"bundled are {', '.join(sorted(names))}" if names else "check the path"
+        advice = f"did you mean {near[0]}?" if near else known
+        raise InputError("model-missing", "there is no model here", str(model), advice)
+    return names[str(model)]
+
+
 def domain_of(model: Path | str, segmentation: Path | None = None) -> tuple[Path, Domain[Any, Any]]:
     """The folder of a model, and the domain that reads it.
 
@@ -214,18 +236,9 @@ def domain_of(model: Path | str, segmentation: Path | None = None) -> tuple[Path
     Raises:
         InputError: no such model; label maps for one that makes no scans.
     """
-    from ..data_cards import bundled
     from ..shared.artifacts import model_config
 
-    folder = Path(model)
-    if not folder.exists():
-        names = bundled()
-        if str(model) not in names:
-            near = difflib.get_close_matches(str(model), list(names), n=1)
-            known = f"bundled are {', '.join(sorted(names))}" if names else "check the path"
-            advice = f"did you mean {near[0]}?" if near else known
-            raise InputError("model-missing", "there is no model here", str(model), advice)
-        folder = names[str(model)]
+    folder = model_folder(model)
     kind = str(model_config(folder).get("format", "")).partition("/")[0]
     if kind == "ebbtide-mri":
         from ..domains.mri import MriDomain, ScanOptions

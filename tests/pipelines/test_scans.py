@@ -262,3 +262,14 @@ def test_a_wish_beyond_the_training_is_warned_of(
         assert codes.count("condition-beyond") == warned, words
         held = json.loads((out / "manifest.json").read_text())["warnings"]
         assert [fault["code"] for fault in held] == codes
+
+
+def test_a_bundled_model_is_named_wherever_a_model_is(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["impute", str(folder / "s00.nii.gz"), "-o", str(tmp_path / "out"), "--fill", "box:6-8,8-10,7-9"]
+    assert main([*words, "--model", "brain-t1", "--draws", "1", "--quiet"]) == 0
+    assert (tmp_path / "out" / "s00_T1w_filled.nii.gz").is_file()
+    capsys.readouterr()
+    assert main([*words, "--overwrite", "--model", "brain-t2", "--quiet"]) == 2
+    assert "did you mean brain-t1?" in capsys.readouterr().err
