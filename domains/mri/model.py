@@ -67,7 +67,7 @@ class FittedScans:
         covariates: what the model can be told.
         model: the denoiser.
         about: JSON-able facts.
-        reached: (C, *S) bool, where at least a tenth of the training images reach; None is everywhere.
+        reached: (C, *S) bool, where at least half of the training images reach; None is everywhere.
     """
 
     space: MriSpace
@@ -173,8 +173,7 @@ class FittedScans:
                 (r["held_out"] for r in trained.history if r["held_out"] is not None), default=None
             ),
         }
-        reached = seen.float().mean(0) >= 0.1
-        return cls(space, shapes, covariates, model, {**(about or {}), **facts}, reached)
+        return cls(space, shapes, covariates, model, {**(about or {}), **facts}, _reached(seen))
 
     # ---------------------------------------------------------------------------------------- what it does
 
@@ -269,7 +268,7 @@ class FittedScans:
 
     def images(self, sample: Tensor) -> dict[str, np.ndarray]:
         """(C, *S) in model space to one volume for each modality, in its own type, on `space.affine`; dark
-        where hardly any training image reached, of which the model knows nothing."""
+        where fewer than half of the training images reached: of that the model knows too little."""
         own = sample
         if self.reached is not None:
             channels = self.space.channels.values()
@@ -409,6 +408,12 @@ def label_values(subjects: Sequence[Subject], read: Read = read_image, most: int
         found |= set(np.unique(np.round(read(subject.segmentation).values())).astype(int).tolist())
     values = tuple(sorted(found - {0}))
     return values if len(values) <= most else ()
+
+
+def _reached(seen: Tensor) -> Tensor:
+    """(C, *S) bool of (n, C, *S): where at least half of the images of each modality reach."""
+    there = seen.flatten(2).any(2).sum(0).clamp(min=1)
+    return seen.float().sum(0) >= 0.5 * there[:, None, None, None]
 
 
 def _channels(maps: Sequence[Tensor | None], labels: Sequence[int], size: tuple[int, ...]) -> Tensor | None:

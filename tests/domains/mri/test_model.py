@@ -179,6 +179,16 @@ def test_saved_scans_come_back(fitted: FittedScans, tmp_path: Path) -> None:
     assert (maps != same).float().mean() < 0.01
 
 
+def test_a_modality_that_few_have_reaches_as_far_as_theirs(scenes: SimpleNamespace, tmp_path: Path) -> None:
+    for i in range(6):
+        values = scenes.brain((16, 18, 16), seed=i) + 5.0
+        scenes.save(tmp_path / f"sub{i:02d}_T1w.nii.gz", values)
+        if i < 2:
+            scenes.save(tmp_path / f"sub{i:02d}_T2w.nii.gz", 250 - values, dtype="i2")
+    model = FittedScans.fit(list(collect(tmp_path)), settings=replace(TINY, steps=1), device="cpu")
+    assert model.reached is not None and (model.reached.flatten(1).float().mean(1) > 0.5).all()
+
+
 def test_what_no_training_image_reached_is_dark(fitted: FittedScans, tmp_path: Path) -> None:
     assert fitted.reached is not None and fitted.reached.shape == (2, 16, 20, 16)
     reached = torch.ones(2, 16, 20, 16, dtype=torch.bool)
