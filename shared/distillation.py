@@ -82,7 +82,7 @@ def walk(
         (len(jumps), B, C, *S).
     """
     schedule, solver = teacher.schedule, DPMSolver2M()
-    times = log_snr_grid(schedule, max(calls, 3 * len(jumps)), floor=-9.0, ceiling=10.0)
+    times = log_snr_grid(schedule, max(calls, 3 * len(jumps)), floor=-8.0, ceiling=9.0)
     levels, ends = schedule.log_snr(times), {len(times) - 1}
     for jump in jumps[1:]:
         place = 1 + int((levels[1:] - schedule.log_snr(jump.t)).abs().argmin())

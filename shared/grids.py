@@ -39,7 +39,7 @@ from .words import WIDTH, WordEncoder, WordNetwork
 
 Progress = Callable[[str, float], None]
 
-_GRID = partial(log_snr_grid, floor=-9.0, ceiling=10.0)
+_GRID = partial(log_snr_grid, floor=-8.0, ceiling=9.0)
 """Positions of a grid go together: along its first components pictures vary ten times as much as at one
 position, and noise has not won at the log-SNR of -6 where it has for records. Steps spent there are what few
 steps need most (docs/explanation/core.md)."""
