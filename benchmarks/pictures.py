@@ -1,6 +1,6 @@
 """Pictures against a plain diffusion model at equal network size and equal time of one processor.
 
-    python benchmarks/pictures.py DATA.npz WORK [--seconds 420] [--count 2000] [--model MODEL]
+    python benchmarks/pictures.py DATA.npz WORK [--seconds 420] [--count 2000] [--model M] [--calls 50 20 10]
 
 DATA holds Fashion-MNIST (`x_train y_train x_test y_test`); WORK keeps what was trained: a run goes on.
 
@@ -170,11 +170,8 @@ def train_ours(data: Path, seconds: float, folder: Path) -> dict[str, Any]:
 
 def ebbtide(fitted: FittedImages) -> Make:
     def make(labels: Tensor, steps: int) -> Tensor:
-        # Heun's method calls the network twice a step, but for the last.
         made = fitted.model.generate(
-            Keys.range(0, len(labels)),
-            Condition(label=labels),
-            sampler=fitted.model.sampler((steps + 1) // 2),
+            Keys.range(0, len(labels)), Condition(label=labels), sampler=fitted.model.sampler(steps)
         )
         return torch.from_numpy(fitted.space.decode_generated(made)).permute(0, 3, 1, 2) / 255
 
@@ -208,7 +205,7 @@ def completion(
     count = len(x)
     rows = torch.arange(count).repeat(draws)
     keys = Keys(0, rows, torch.arange(draws).repeat_interleave(count))
-    sampler = model.sampler((calls + 1) // 2)
+    sampler = model.filler((calls + 1) // 2)  # Heun's method calls the network twice a step, but for the last
     ours = model.fill(known[rows], keys, condition[rows], sampler=sampler)
     mean = model.expected(known, Keys.range(0, count), condition)
     repaint = RePaint(steps=calls, inner=DDIM(eta=1.0), repeats=10)
@@ -245,8 +242,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=420.0)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--learn", type=int, default=1200, help="steps of the classifiers")
-    parser.add_argument("--fill", type=int, default=64, help="test pictures to complete")
+    parser.add_argument("--fill", type=int, default=64, help="test pictures to complete; 0 for none")
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--calls", type=int, nargs="+", default=STEPS, help="2 alone for a distilled model")
     parser.add_argument("--only", choices=("ddpm", "ebbtide"))
     told = parser.parse_args()
     torch.set_num_threads(1)
@@ -292,7 +290,7 @@ def main() -> None:
         took = time.process_time() - begun
         found = figures(features, x[some], made) | {"seconds": took}
         found["agreement"] = float((features.predict(made) == labels).double().mean())
-        if steps == STEPS[0]:
+        if steps == told.calls[0]:
             found["tstr"] = useful(made, labels)
             np.save(told.work / "shown.npy", (made[:100] * 255).round().byte().numpy())
         return found
@@ -302,13 +300,13 @@ def main() -> None:
         "real": kept("real", lambda: figures(features, x[some], real[0]) | {"tstr": useful(x[some], y[some])})
     }
     for name, maker in makers.items():
-        for steps in STEPS:
+        for steps in told.calls:
             rows[f"{name}, {steps} calls"] = kept(f"{name}_{steps}", lambda: judged(maker(), steps))  # noqa: B023
     columns = ("frechet", "kernel", "precision", "recall", "coverage", "agreement", "tstr", "seconds")
     print("\n| pictures | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
     for name, row in rows.items():
         print(f"| {name} | " + " | ".join(f"{row[c]:.3g}" if c in row else "" for c in columns) + " |")
-    if told.only != "ddpm":
+    if told.only != "ddpm" and told.fill:
         fitted, n = FittedImages.load(folder), told.fill
         table = kept("completion", lambda: completion(fitted, test_x[:n], test_y[:n], 8, 20))
         print("\n| right half filled by | calls of the network | mean, dB | one draw, dB | 90 % cover |")

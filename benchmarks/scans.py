@@ -117,7 +117,7 @@ def main() -> None:
         many = Encoded(
             given.values.repeat(told.draws, 1, 1, 1, 1), given.observed.repeat(told.draws, 1, 1, 1, 1)
         )
-        drawn = fitted.model.fill(many, keys, sampler=fitted.model.sampler(told.steps))
+        drawn = fitted.model.fill(many, keys, sampler=fitted.model.filler(told.steps))
         drawn = drawn.reshape(told.draws, *test.shape)
         answers["ebbtide, one draw"] = drawn[0]
         middle, spread = answers["ebbtide, mean"], drawn.std(0)

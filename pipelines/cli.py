@@ -266,6 +266,43 @@ def train(
 
 
 @verb(app)
+def distil(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Of pictures: a folder, or a bundled one.")],
+    run: Run,
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FAST", help="The model folder to make.")],
+    steps: Annotated[int, typer.Option(metavar="N", help="Calls of the network a picture, 1 to 8.")] = 2,
+    guidance: Annotated[float, typer.Option(metavar="SCALE", help="Learnt: how closely to follow.")] = 1.0,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Whose captions and numbers to learn with.")
+    ] = None,
+    paths: Annotated[int, typer.Option(metavar="N", help="Pictures of MODEL to learn from.")] = 20_000,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with one that was stopped.")] = False,
+) -> None:
+    """Teach a copy of a model to draw in a few calls of its network; it does nothing else."""
+    from .distilling import distil
+    from .options import domain_of
+
+    folder, domain = domain_of(model)
+    with run.console.progress() as progress:
+        done = distil(
+            folder,
+            output,
+            domain=domain,
+            steps=steps,
+            guidance=guidance,
+            data=data,
+            paths=paths,
+            seed=run.seed,
+            device=run.device,
+            resume=resume,
+            overwrite=run.overwrite,
+            progress=progress,
+        )
+    run.console.result({"verb": "distil", **vars(done)}, *done.lines)
+
+
+@verb(app)
 def generate(
     model: Annotated[
         str,

@@ -7,7 +7,8 @@ to the same weights as if it had never stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,28 +93,44 @@ def train(
     refuse_existing(out, overwrite)
     with locked(out):
         survey = domain.survey(data, progress)
-        checkpoints = out.with_name(out.name + ".training")
         run = {"data": survey.sha256, "seed": seed, "rows": rows, "options": _plain(options or {})}
-        going_on = _begin(checkpoints, run, resume, overwrite)
-        try:
+        with kept_in(out, run, resume, overwrite) as (folder, going_on):
             fitted: Fitted = domain.fit(
                 domain.sample(data, survey, rows, seed, progress),
                 seed=seed,
                 about=learnt_from(data, survey),
                 survey=survey,
-                folder=checkpoints / "checkpoints",
+                folder=folder,
                 resume=going_on,
                 device=device,
                 progress=progress,
             )
             fitted.save(out, overwrite=overwrite)
-        except BaseException:
-            if not _begun(checkpoints):
-                remove(checkpoints)
-            raise
-        remove(checkpoints)
     warnings = (*survey.faults, *fitted.warnings)
     return TrainedModel(out, model_sha256(out), fitted.about, warnings, domain.things)
+
+
+@contextmanager
+def kept_in(out: Path, run: Mapping[str, Any], resume: bool, overwrite: bool) -> Iterator[tuple[Path, bool]]:
+    """Where the checkpoints of a model in the making lie, and whether a stopped training goes on; what got
+    as far as a checkpoint stays when it is stopped, and goes when the model is whole.
+
+    Args:
+        out: the model folder to make.
+        run: what is done, to recognise it by.
+
+    Raises:
+        InputError: `resume-differs`, `unfinished-training`.
+    """
+    checkpoints = out.with_name(out.name + ".training")
+    going_on = _begin(checkpoints, run, resume, overwrite)
+    try:
+        yield checkpoints / "checkpoints", going_on
+    except BaseException:
+        if not _begun(checkpoints):
+            remove(checkpoints)
+        raise
+    remove(checkpoints)
 
 
 def _begin(checkpoints: Path, run: Mapping[str, Any], resume: bool, overwrite: bool) -> bool:

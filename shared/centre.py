@@ -361,7 +361,7 @@ class CentredDenoiser(NetworkDenoiser):
         centre: what is known before diffusion.
     """
 
-    def __init__(self, network: nn.Module, schedule: Schedule, centre: GaussianCentre | CrossFitted) -> None:
+    def __init__(self, network: nn.Module, schedule: Schedule, centre: Centre) -> None:
         super().__init__(network, schedule)
         self.centre = centre
 

@@ -13,6 +13,7 @@ import resource
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -23,19 +24,25 @@ from torch import Tensor, nn
 from .centre import CentredDenoiser, CrossFitted, GaussianCentre
 from .data import NOTHING, Condition, Encoded
 from .denoisers import Denoiser
+from .distillation import FewStepGrid, JumpingCentre, Told, distil, walked
+from .errors import InputError
 from .guidance import Guided
 from .hiding import Augmentation, GridData, Hiding, held_out, marks, with_done
 from .latent import PackedNetwork
 from .masking import Pattern
 from .noise import Keys, key_of
-from .samplers import Heun, Sampler
-from .schedules import EDM, Density, LogNormalDensity, Schedule
+from .samplers import DDIM, Heun, Sampler, UniPC
+from .schedules import EDM, Density, LogNormalDensity, Schedule, log_snr_grid
 from .settings import computes_bfloat16
-from .training import Trained, TrainingSettings, train
+from .training import Trained, TrainingSettings, device_of, train
 from .words import WIDTH, WordEncoder, WordNetwork
 
 Progress = Callable[[str, float], None]
 
+_GRID = partial(log_snr_grid, floor=-8.0, ceiling=9.0)
+"""Positions of a grid go together: along its first components pictures vary ten times as much as at one
+position, and noise has not won at the log-SNR of -6 where it has for records. Steps spent there are what few
+steps need most (docs/explanation/core.md)."""
 _STUDENT = 1.86  # 90 % of |t| with 8 degrees of freedom: draws whose spread was measured on eight
 _ROUNDS = 4  # of EM where data are missing: what it has not found by then, the network finds
 _DRAWN = 2**22  # entries drawn to calibrate by: half a minute of one core
@@ -179,16 +186,27 @@ class GridModel:
         settings, form: how it was made and for what.
         denoiser: E[x_0 | x_t, what is known, condition].
         trust: how it fills, found on held-out examples.
+        jumps: the steps of a distilled model, which draws in these alone, and does not fill; 0 of others.
     """
 
     def __init__(
-        self, settings: GridSettings, form: GridShape, denoiser: CentredDenoiser, trust: Trust | None = None
+        self,
+        settings: GridSettings,
+        form: GridShape,
+        denoiser: CentredDenoiser,
+        trust: Trust | None = None,
+        jumps: int = 0,
     ) -> None:
         self.settings, self.form, self.denoiser, self.trust = settings, form, denoiser, trust or Trust()
+        self.jumps = jumps
 
     @classmethod
     def untrained(
-        cls, settings: GridSettings, form: GridShape, centre: GaussianCentre | CrossFitted
+        cls,
+        settings: GridSettings,
+        form: GridShape,
+        centre: GaussianCentre | CrossFitted | JumpingCentre,
+        jumps: int = 0,
     ) -> GridModel:
         """A new network around a centre: at once the exact denoiser of that Gaussian."""
         network: nn.Module = PackedNetwork(
@@ -204,7 +222,7 @@ class GridModel:
         )
         if form.words:
             network = WordNetwork(network, WordEncoder(form.words, form.length, form.token_width))
-        return cls(settings, form, CentredDenoiser(network, EDM(), centre))
+        return cls(settings, form, CentredDenoiser(network, EDM(), centre), jumps=jumps)
 
     @classmethod
     def fit(
@@ -292,6 +310,86 @@ class GridModel:
             model.trust = _calibrated(model, examples(kept, None, 0.0), seed, progress=calibrating)
         return model, trained
 
+    def distilled(
+        self,
+        told: Told,
+        *,
+        steps: int = 2,
+        guidance: float = 1.0,
+        paths: int = 20_000,
+        calls: int = 16,
+        passes: int = 5,
+        batch_size: int = 32,
+        learning_rate: float = 5e-4,
+        seed: int = 0,
+        folder: Path | None = None,
+        resume: bool = False,
+        device: str = "auto",
+        progress: Progress | None = None,
+    ) -> tuple[GridModel, Trained]:
+        """A model that draws in a few steps what this one draws in many.
+
+        Args:
+            told: what each sample is to be, by key: conditions as they will be asked for.
+            steps: of the student, one call of the network each.
+            guidance: that the student follows its condition with, from then on.
+            paths, calls: as for `walked`.
+            passes, batch_size, learning_rate: of the student's training: how often it sees each jump.
+            seed: of paths and lessons.
+            folder, resume, device, progress: as for `shared.training.train`.
+
+        Raises:
+            InputError: `distilled`: it is such a model itself; as `shared.training.train`.
+        """
+        if self.jumps:
+            what = f"this model was distilled before, to {self.jumps} steps"
+            raise InputError("distilled", what, "", "distil the model that it was made from")
+        tell = progress or (lambda label, fraction: None)
+        self.denoiser.to(device_of(device))
+        found = walked(
+            self._guided(guidance),
+            self.form.shape,
+            lambda keys: self.told(told(keys), len(keys)),
+            paths,
+            steps=steps,
+            calls=calls,
+            start=self.denoiser.centre.prior()[0].cpu(),
+            batch=self.micro_batch,
+            seed=seed,
+            folder=None if folder is None else folder / "paths",
+            device=self.device,
+            half=self.half,
+            progress=lambda label, share: tell(label, 0.5 * share),
+        )
+        centre = self.denoiser.centre
+        assert isinstance(centre, GaussianCentre)
+        jumping = JumpingCentre(centre, self.denoiser.schedule, steps)
+        student = GridModel.untrained(self.settings, self.form, jumping, steps)
+        student.denoiser.network.load_state_dict(self.denoiser.network.state_dict())
+        lessons = max(10, round(passes * paths * steps / batch_size))
+        settings = replace(
+            self.settings.training(paths),
+            steps=lessons,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            warmup=min(100, lessons // 10 + 1),
+            validate_every=max(lessons // 20, 20),
+            validation_draws=1,
+            checkpoint_every=max(lessons // 20, 20),
+            patience=None,
+        )
+        trained = distil(
+            student.denoiser,
+            found,
+            settings,
+            seed=seed,
+            folder=None if folder is None else folder / "lessons",
+            resume=resume,
+            device=device,
+            progress=lambda label, share: tell(label, 0.5 + 0.5 * share),
+        )
+        return student, trained
+
     # ----------------------------------------------------------------------------------------- inference
 
     @property
@@ -306,7 +404,22 @@ class GridModel:
         return self.settings.precision == "bf16" and able
 
     def sampler(self, steps: int | None = None) -> Sampler:
-        """The sampler of `generate` and `fill`."""
+        """The sampler of `generate`.
+
+        Raises:
+            InputError: `steps`, where a distilled model is asked for others than its own.
+        """
+        if not self.jumps:
+            return UniPC(steps or self.settings.sampler_steps, _GRID)
+        if steps not in (None, self.jumps):
+            what = f"this model was distilled to {self.jumps} steps and knows no others"
+            raise InputError(
+                "steps", what, "--steps", "leave it away, or use the model that it was made from"
+            )
+        return DDIM(self.jumps, FewStepGrid())
+
+    def filler(self, steps: int | None = None) -> Sampler:
+        """The sampler of `fill`, whose draws' spread was calibrated with it."""
         return Heun(steps or self.settings.sampler_steps)
 
     def generate(
@@ -376,7 +489,8 @@ class GridModel:
         Args:
             known: (B, C, *S) values and what of them is observed.
             keys: B of them: draws of one example share the item.
-            condition, guidance, sampler, progress: as for `generate`.
+            condition, guidance, progress: as for `generate`.
+            sampler: `filler()` by default.
 
         Returns:
             (B, C, *S): known entries bit for bit, the others drawn.
@@ -386,7 +500,7 @@ class GridModel:
         def some(rows: Tensor) -> Tensor:
             part, own = told[rows], keys[rows]
             network, centre = self._means(denoiser, own, part)
-            drawn = self._run(denoiser, own, part, sampler, centre)
+            drawn = self._run(denoiser, own, part, sampler or self.filler(), centre)
             moved = self._between(network, centre) + self.trust.spread * (drawn - network)
             return torch.where(part.known.observed, part.known.values, moved.cpu())  # type: ignore[union-attr]
 
@@ -469,13 +583,17 @@ class GridModel:
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Plain JSON and tensors, for `shared.artifacts.write_model`; weights in half precision."""
         centre = self.denoiser.centre
+        if isinstance(centre, JumpingCentre):
+            centre = centre.centre
         assert isinstance(centre, GaussianCentre)
-        config = {
+        config: dict[str, Any] = {
             "settings": asdict(self.settings),
             "form": asdict(self.form),
             "components": centre.loadings.shape[1],
             "trust": asdict(self.trust),
         }
+        if self.jumps:
+            config["jumps"] = self.jumps
         tensors = {f"network.{n}": t for n, t in self.denoiser.network.state_dict().items()}
         tensors |= {f"centre.{n}": t for n, t in centre.state_dict().items()}
         return config, {n: t.detach().cpu().half().contiguous() for n, t in tensors.items()}
@@ -487,7 +605,10 @@ class GridModel:
         shape = GridShape(**form)
         settings = GridSettings.from_dict(config["settings"])
         centre = GaussianCentre.blank(shape.shape, config["components"], settings.reach)
-        model = cls.untrained(settings, shape, centre)
+        jumps = int(config.get("jumps", 0))
+        model = cls.untrained(
+            settings, shape, JumpingCentre(centre, EDM(), jumps) if jumps else centre, jumps
+        )
         held: dict[str, dict[str, Tensor]] = {"network": {}, "centre": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
@@ -534,7 +655,7 @@ def _calibrated(
     middle = centre + weight * (network - centre)
     rows = torch.arange(len(keys)).repeat_interleave(draws)
     every = Keys(keys.seed, keys.items[rows], torch.arange(draws).repeat(len(keys)))
-    drawn = model.fill(known[rows], every, condition[rows], sampler=model.sampler(8), progress=progress)
+    drawn = model.fill(known[rows], every, condition[rows], sampler=model.filler(8), progress=progress)
     spread = (drawn - network[rows]).unflatten(0, (-1, draws)).square().mean(1).sqrt()
     far = ((batch.x_0 - middle).abs() / spread.clamp(min=1e-6))[where]
     far = far[:: len(far) // 2**22 + 1]  # quantiles are taken of 16 million numbers at most

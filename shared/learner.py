@@ -128,14 +128,18 @@ class Learner:
             rows = slice(start, start + self.micro_batch)
             batch = examples.batch(keys.items[rows], keys[rows]).to(self.device)
             x_0 = batch.x_0
-            if self.settings.noise is not None:
+            if batch.noise is not None:
+                part = batch.noise
+            elif self.settings.noise is not None:
                 part = self.settings.noise(keys[rows], x_0, "noise")
             else:
                 if noise is None:
                     shape = (len(keys), *x_0.shape[1:])
                     noise = torch.randn(shape, generator=generator, device=self.device, dtype=x_0.dtype)
                 part = noise[rows]
-            t = self.settings.density.sample(self.denoiser.schedule, uniform[rows]).to(self.device)
+            t = batch.t
+            if t is None:
+                t = self.settings.density.sample(self.denoiser.schedule, uniform[rows]).to(self.device)
             half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
             with half:
                 loss = self.denoiser.loss(x_0, part, t, batch.condition, batch.where, self.settings.weighting)

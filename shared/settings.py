@@ -33,16 +33,21 @@ class Batch:
         x_0: (B, C, *S) clean data in model space; any finite number where unknown.
         condition: what the network is told, the known part among it.
         where: bool, shaped like x_0: entries that count in the loss (hidden, yet really observed).
+        noise, t: shaped like x_0 and (B,), where the lesson says with what noise and at which times; else the
+            training draws them.
     """
 
     x_0: Tensor
     condition: Condition
     where: Tensor
+    noise: Tensor | None = None
+    t: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         if self.x_0.device == device:
             return self
-        return Batch(self.x_0.to(device), self.condition.to(device), self.where.to(device))
+        noise, t = (None if held is None else held.to(device) for held in (self.noise, self.t))
+        return Batch(self.x_0.to(device), self.condition.to(device), self.where.to(device), noise, t)
 
 
 class Examples(Protocol):

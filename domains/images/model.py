@@ -121,6 +121,62 @@ class FittedImages:
         }
         return cls(space, model, {**(about or {}), **facts})
 
+    def distilled(
+        self,
+        pictures: Collection | None = None,
+        *,
+        steps: int = 2,
+        guidance: float = 1.0,
+        paths: int = 20_000,
+        seed: int = 0,
+        about: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+        resume: bool = False,
+        device: str = "auto",
+        progress: Progress | None = None,
+    ) -> Self:
+        """A model that draws in a few calls of its network what this one draws in many, and no more.
+
+        Args:
+            pictures: whose conditions it is taught with, best those of the training; classes need none.
+            steps: calls of the network for a picture.
+            guidance: that it will follow conditions with.
+            paths: how many of this model's it is taught.
+            about: facts to keep.
+            seed, folder, resume, device, progress: as for `GridModel.distilled`.
+
+        Raises:
+            InputError: `conditions`: the model takes captions or numbers, and there are no pictures; as
+                `GridModel.distilled`.
+        """
+        conditions = self.space.conditions
+        if pictures is None and (conditions.words or conditions.facts.columns):
+            what = "this model takes captions or numbers, and was shown none to be taught with"
+            raise InputError("conditions", what, "--data", "give the pictures that it was trained on")
+        given = None if pictures is None else conditions.of(pictures)
+
+        def told(keys: Keys) -> Condition:
+            if given is None or pictures is None:
+                return self.condition(keys, {})
+            return given[(keys.uniform((), "picture") * len(pictures)).long()]
+
+        model, trained = self.model.distilled(
+            told,
+            steps=steps,
+            guidance=guidance,
+            paths=paths,
+            seed=seed,
+            folder=folder,
+            resume=resume,
+            device=device,
+            progress=progress,
+        )
+        facts = {"calls": steps, "guidance": guidance, "paths": paths, "lessons": trained.steps, "seed": seed}
+        own = {name: self.about[name] for name in ("items", "seed") if name in self.about}
+        settings = {**self.about.get("settings", {}), "sampler_steps": steps}
+        kept = {**self.about, **(about or {}), **own, "settings": settings}
+        return type(self)(self.space, model, {**kept, "distilled": {**facts, "from": self.sha256}})
+
     # ---------------------------------------------------------------------------------------- what it does
 
     def condition(
@@ -164,6 +220,8 @@ class FittedImages:
             InputError: as `Conditions.prompted`; `strength`.
         """
         away = None
+        if self.model.jumps:
+            guidance = self._own_guidance(negative)
         if negative:
             away = self.space.conditions.parse({}, keys[torch.zeros(1, dtype=torch.int64)], negative).tokens
         start, t_start = None, 1.0
@@ -182,6 +240,13 @@ class FittedImages:
             progress=progress,
         )
         return self.space.decode_generated(made)
+
+    def _own_guidance(self, negative: str | None) -> float:
+        """What is left to guide a distilled model by: nothing, as its guidance is its own."""
+        if negative:
+            what = "a distilled model cannot be led away from words"
+            raise InputError("negative", what, "--negative", "use the model that it was made from")
+        return 1.0
 
     def between(
         self,
@@ -233,7 +298,8 @@ class FittedImages:
 
     @property
     def can(self) -> tuple[str, ...]:
-        return ("generate", "impute", "vary", *(["prompt"] if self.space.conditions.words else []))
+        all_but_text = ("generate",) if self.model.jumps else ("generate", "impute", "vary")
+        return (*all_but_text, *(["prompt"] if self.space.conditions.words else []))
 
     @property
     def warnings(self) -> list[Fault]:
@@ -250,6 +316,12 @@ class FittedImages:
         channels, height, width = self.space.shape
         kind = {1: "grey", 3: "colour", 4: "colour with opacity"}[channels]
         lines = [f"pictures    {height} x {width} pixels, {kind}, {self.space.bits} bits"]
+        if self.model.jumps:
+            told = self.about.get("distilled", {})
+            lines.append(
+                f"distilled   to {self.model.jumps} calls of the network a picture, at guidance "
+                f"{told.get('guidance', 1.0):g}, from the model {str(told.get('from', 'unknown'))[:16]}"
+            )
         conditions = self.space.conditions
         if conditions.class_names:
             lines.append(f"condition   class: {', '.join(conditions.class_names[:20])}")

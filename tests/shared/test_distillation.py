@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ebbtide.shared.data import Condition
+from ebbtide.shared.centre import GaussianCentre
+from ebbtide.shared.data import Condition, Encoded
 from ebbtide.shared.denoisers import NetworkDenoiser
-from ebbtide.shared.distillation import FewStepGrid, distil, walk
+from ebbtide.shared.distillation import (
+    FewStepGrid,
+    JumpingCentre,
+    Paths,
+    distil,
+    jumps_of,
+    walk,
+    walked,
+)
 from ebbtide.shared.embeddings import NoiseEmbedding
 from ebbtide.shared.exact import GaussianDenoiser
 from ebbtide.shared.noise import Keys
-from ebbtide.shared.samplers import steps_of
+from ebbtide.shared.samplers import DDIM
 from ebbtide.shared.schedules import EDM, Cosine, RectifiedFlow, Schedule
+from ebbtide.shared.settings import TrainingSettings
 
 
 class Small(nn.Module):
@@ -57,11 +68,64 @@ class Two:
 
 @pytest.mark.parametrize("schedule", [Cosine(), EDM(), RectifiedFlow()], ids=lambda s: type(s).__name__)
 def test_the_teachers_walk_follows_the_exact_flow(schedule: Schedule) -> None:
-    teacher = gaussian(schedule)
+    teacher, jumps = gaussian(schedule), jumps_of(schedule, 2)
     x = torch.randn(50, 2, dtype=torch.float64) * schedule(torch.tensor(1.0, dtype=torch.float64))[1]
-    first, second = steps_of(schedule, FewStepGrid()(schedule, 2))
-    exact = teacher.flow(x, first.t, second.t)
-    assert (walk(teacher, x, first, Condition(), 16) - exact).abs().max() < 0.01 * exact.std()
+    ends = walk(teacher, x, jumps, calls=40)
+    exact = teacher.flow(x, jumps[0].t, jumps[1].t)
+    assert ends.shape == (2, 50, 2)
+    assert (ends[0] - exact).abs().max() < 0.02 * exact.std()
+    clean = teacher.flow(x, jumps[0].t, torch.zeros((), dtype=torch.float64))
+    assert (ends[1] - clean).abs().max() < 0.03 * clean.std()
+
+
+def test_the_estimates_of_a_path_lead_along_it() -> None:
+    """DDIM's step by the estimate that is taught ends where the teacher's path does."""
+    teacher, schedule = gaussian(Cosine()), Cosine()
+    paths = walked(teacher, (2,), lambda keys: Condition(), 6, steps=3, calls=12, batch=4)
+    batch = paths.batch(torch.arange(18), Keys.range(0, 18))
+    assert batch.noise is not None and batch.t is not None
+    alpha, sigma = (c[:, None] for c in schedule(batch.t))
+    x_t = alpha * batch.x_0 + sigma * batch.noise
+    for k, jump in enumerate(paths.jumps):
+        mine = torch.arange(18) % 3 == k
+        x_s = jump.alpha_s * batch.x_0[mine] + jump.sigma_s * batch.noise[mine]
+        assert torch.allclose(x_s.float(), paths.ends[:, k].float(), atol=1e-3)
+        begins = paths.ends[:, k - 1] if k else paths.begins
+        assert torch.allclose(x_t[mine].float(), begins.float(), atol=1e-3)
+
+
+def test_paths_do_not_depend_on_the_batch_and_go_on(tmp_path: Path) -> None:
+    teacher = gaussian(Cosine())
+
+    def found(batch: int, count: int = 600, folder: Path | None = None) -> Paths:
+        return walked(teacher, (2,), lambda keys: Condition(), count, calls=8, batch=batch, folder=folder)
+
+    one, other = found(7), found(32, folder=tmp_path)
+    assert torch.equal(one.ends, other.ends) and torch.equal(one.begins, other.begins)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 2
+    files[1].unlink()
+    written = files[0].stat().st_mtime_ns
+    assert torch.equal(found(32, folder=tmp_path).ends, one.ends)
+    assert files[0].stat().st_mtime_ns == written
+    assert torch.equal(found(7, 100).ends, one.ends[:100])
+
+
+def test_an_untaught_student_draws_from_the_centres_gaussian() -> None:
+    torch.manual_seed(0)
+    loadings = 3 * torch.linalg.qr(torch.randn(20, 2)).Q
+    centre = GaussianCentre(torch.randn(1, 4, 5), loadings, 0.1 + 0.4 * torch.rand(20))
+    jumping = JumpingCentre(centre, EDM(), 2, calls=16)
+    x = 80 * torch.randn(4000, 1, 4, 5)
+    for jump in jumping.jumps:
+        level = torch.ones(len(x), 1, 1, 1)
+        aim, _ = jumping.denoise(x, jump.alpha_t * level, jump.sigma_t * level, None)
+        x = jump.alpha_s * aim + jump.sigma_s / jump.sigma_t * (x - jump.alpha_t * aim)
+    truth = loadings @ loadings.T + centre.variance.diag()
+    assert (x.flatten(1).T.cov() - truth).abs().max() < 0.1 * truth.max()
+    assert (x.flatten(1).mean(0) - centre.mean).abs().max() < 0.15
+    with pytest.raises(ValueError, match="does not fill"):
+        jumping.posterior(Encoded(torch.zeros(1, 1, 4, 5), torch.zeros(1, 1, 4, 5, dtype=torch.bool)))
 
 
 def test_the_grid_divides_the_way_evenly() -> None:
@@ -77,20 +141,13 @@ def test_students_draw_the_right_law(schedule: Schedule, steps: int) -> None:
     torch.manual_seed(0)
     teacher = Two(schedule)
     student = NetworkDenoiser(Small(1), schedule)
-
-    def batches(keys: Keys) -> tuple[Tensor, Condition]:
-        return teacher.sample(keys), Condition()
-
-    sampler = distil(
-        teacher,
-        student,
-        batches,
-        steps=steps,
-        updates=250 * steps,
-        batch_size=256,
-        learning_rate=5e-3,
+    paths = walked(teacher, (1,), lambda keys: Condition(), 8000, steps=steps, calls=24, batch=1000)
+    settings = TrainingSettings(
+        steps=250 * steps, batch_size=256, learning_rate=5e-3, warmup=10, validate_every=50
     )
-    keys = Keys.range(1, 10000)
+    trained = distil(student, paths, settings, device="cpu")
+    assert trained.history[-1]["held_out"] < trained.history[0]["held_out"]
+    sampler, keys = DDIM(steps, FewStepGrid()), Keys.range(1, 10000)
     drawn, plain = (sampler(denoiser, (1,), keys) for denoiser in (student, teacher))
     truth = teacher.sample(Keys.range(2, 10000))
     assert drawn.mean().item() == pytest.approx(0.4 * -1.0 + 0.6 * 0.8, abs=0.05)
@@ -102,6 +159,6 @@ def test_students_draw_the_right_law(schedule: Schedule, steps: int) -> None:
 
 
 def test_refuses_another_schedule() -> None:
-    student = NetworkDenoiser(Small(1), RectifiedFlow())
+    paths = walked(Two(Cosine()), (1,), lambda keys: Condition(), 40)
     with pytest.raises(ValueError, match="the student is on"):
-        distil(Two(Cosine()), student, lambda keys: (torch.zeros(len(keys), 1), Condition()))
+        distil(NetworkDenoiser(Small(1), RectifiedFlow()), paths, TrainingSettings(steps=1))
