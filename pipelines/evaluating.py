@@ -17,7 +17,9 @@ from ..domains.tabular.measures.pictures import attack_rates, distributions, emb
 from ..shared.artifacts import swap_in, tool_version
 from ..shared.errors import Fault, InputError
 from ..shared.files import explained, locked, partial_of, refuse_existing, remove
-from .manifest import sha256_of, write_json
+from ..shared.private import statement
+from .manifest import NAME as MANIFEST
+from .manifest import read_json, sha256_of, write_json
 from .report import facts_of, nearest_pairs, page
 
 Progress = Callable[[str, float], None]
@@ -166,7 +168,8 @@ def tables_report(
         )
     losses = None if model is None else losses_of(Path(model), tables, domain)
     found = assess(pair, target=target, losses=losses, seed=seed, progress=tell)
-    facts = {"about": about(tables, pair, rows, seed), **facts_of(found)}
+    told = {"differential_privacy": declared_privacy(synthetic, model, domain)}
+    facts = {"about": about(tables, pair, rows, seed) | told, **facts_of(found)}
     at = [[int(row) for row in tables[role].frame.index] for role in ("synthetic", "real")]
     pictures = {"distributions": distributions(pair)}
     pictures["maps"] = maps(pair) if len(pair.places) > 1 else b""
@@ -203,6 +206,16 @@ def losses_of(
             raise InputError("columns-differ", what, str(tables[role].path), "give the table of the training")
         found.append(row_losses(fitted.generator, fitted.codec.encode(frame[names])))
     return found[0], found[1]
+
+
+def declared_privacy(synthetic: Path, model: Path | str | None, domain: TabularDomain) -> str:
+    """What the model, or the manifest beside the synthetic table, says of differential privacy."""
+    if model is not None:
+        return statement(domain.load(Path(model)).about)
+    beside = synthetic.with_name(MANIFEST)
+    held = read_json(beside) if beside.is_file() else {}
+    mine = held.get("files", {}).get(synthetic.name) == sha256_of(synthetic)
+    return statement(held.get("model", {})) if mine else "unknown (neither a model nor a manifest was given)"
 
 
 def require_tables(domain: Domain[Any, Any], path: Path | str) -> TabularDomain:

@@ -177,7 +177,7 @@ class TableGenerator:
         shape = parts.shape(levels)
         groups = [*found_pairs(levels, shape.levels), *_places(parts, told.together)]
         seen = [(group, np.unique(levels[:, list(group)], axis=0)) for group in groups]
-        return cls(settings, parts, Rules(orders=orders) | told, seen, _new(shape, settings, seed))
+        return cls(settings, parts, Rules(orders=orders) | told, seen, new_denoiser(shape, settings, seed))
 
     def seconds_of_a_step(self, coded: Coded) -> float:
         """How long a step of training takes here: the second of two, which change nothing."""
@@ -320,6 +320,11 @@ class TableGenerator:
         """Plain JSON and tensors, for `shared.artifacts.write_model`."""
         parts, tensors = self.parts.state()
         rules = asdict(self.rules)
+        # JSON knows no infinity: an open end is null.
+        rules["ranges"] = {
+            name: [end if math.isfinite(end) else None for end in ends]
+            for name, ends in self.rules.ranges.items()
+        }
         config = {
             "settings": asdict(self.settings),
             **parts,
@@ -368,13 +373,13 @@ class TableGenerator:
             tuple(tensors["log_shares"].tolist()),
             tuple(tensors["own"].bool().tolist()),
         )
-        denoiser = _new(shape, settings, 0)
+        denoiser = new_denoiser(shape, settings, 0)
         network = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
         denoiser.network.load_state_dict(network)
         return cls(settings, parts, _rules(config["rules"]), groups, denoiser)
 
 
-def _new(shape: LevelsShape, settings: GeneratorSettings, seed: int) -> LevelsDenoiser:
+def new_denoiser(shape: LevelsShape, settings: GeneratorSettings, seed: int) -> LevelsDenoiser:
     with torch.random.fork_rng():
         torch.manual_seed(key_of(seed, "generator"))
         width = settings.width or 128
@@ -388,7 +393,10 @@ def _places(parts: Parts, groups: Sequence[tuple[str, ...]]) -> list[tuple[int, 
 
 
 def _rules(held: Mapping[str, Any]) -> Rules:
-    ranges = {name: (float(low), float(high)) for name, (low, high) in held["ranges"].items()}
+    ranges = {
+        name: (-math.inf if low is None else float(low), math.inf if high is None else float(high))
+        for name, (low, high) in held["ranges"].items()
+    }
     sums = {
         name: tuple((int(sign), str(term)) for sign, term in terms) for name, terms in held["sums"].items()
     }
