@@ -30,7 +30,7 @@ def read_yaml(
 
     Args:
         kind: what it is, for errors.
-        words: every value as it is written, not as YAML takes it ("no" is no truth value, 2020-01-01 no date).
+        words: every value as it is written, not as YAML takes it ("no" is no truth value).
 
     Raises:
         InputError: `KIND-yaml`, with the line.

@@ -5,13 +5,13 @@ and adds Gaussian noise of standard deviation sigma C to their sum (Abadi et al.
 Differential Privacy"). What all steps cost together is counted by Opacus' accountant of Renyi differential
 privacy (Mironov 2017; Mironov et al. 2019 for the sampled Gaussian mechanism), which is an upper bound.
 
-The unit is one row: whether it is there, or stands empty (a row of which every cell is unknown teaches nothing,
-and its gradient is zero: Kairouz et al. 2021, "zero-out"). The number of rows is public.
+The unit is one row: whether it is there, or stands empty (a row of which every cell is unknown teaches
+nothing, and its gradient is zero: Kairouz et al. 2021, "zero-out"). The number of rows is public.
 
-A row's gradient is never written out: every weight of the network is met by a row as an outer product, whose norm
-is a product of norms (Goodfellow 2015; Bu et al. 2022, "Differentially Private Optimization on Large
-Model at Small Cost"). With several hidings of a row its gradient is a sum of outer products, whose norm is had
-from their Gram matrices.
+A row's gradient is never written out: every weight of the network is met by a row as an outer product, whose
+norm is a product of norms (Goodfellow 2015; Bu et al. 2022, "Differentially Private Optimization on Large
+Model at Small Cost"). With several hidings of a row its gradient is a sum of outer products, whose norm is
+had from their Gram matrices.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .errors import InputError
 from .levels import LevelsDenoiser, LevelsNetwork
 
 Spent = Sequence[tuple[float, float, int]]
-"""Noise multiplier, sampling rate and number of repetitions of each mechanism: what the accountant adds up."""
+"""Noise multiplier, sampling rate and repetitions of each mechanism: what the accountant adds up."""
 PRIVACY, NOT_PRIVATE = "differential_privacy", "none"
 """The key of what a model says of its privacy, and what it says without."""
 MOST_NOISE = 1e4
@@ -127,7 +127,7 @@ class PrivateTraining:
 
 
 class _Rows:
-    """What a batch's gradients are made of: for each weight two factors, or the gradient itself, a row a row."""
+    """What a batch's gradients are made of: for each weight two factors, or the gradient itself."""
 
     def __init__(self, rows: int, hidings: int) -> None:
         self.rows, self.hidings = rows, hidings
@@ -135,7 +135,7 @@ class _Rows:
         self._whole: list[tuple[nn.Parameter, Tensor]] = []
 
     def outer(self, parts: list[tuple[nn.Parameter, int]], left: Tensor, right: Tensor) -> None:
-        """Gradients of `parts` one below the other, (P, Q), are sums of left (R K, P) times right (R K, Q)."""
+        """Gradients of `parts`, one below the other, (P, Q): sums of left (R K, P) times right (R K, Q)."""
         self._outer.append((parts, *(side.view(self.rows, self.hidings, -1) for side in (left, right))))
 
     def whole(self, parameter: nn.Parameter, gradient: Tensor) -> None:
@@ -268,7 +268,7 @@ def train_privately(
     rng: np.random.Generator | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> None:
-    """Train in place; it ends with averaged weights, in evaluation mode. Nothing but the steps looks at the rows.
+    """Train in place; it ends with averaged weights, in evaluation mode. The steps alone look at the rows.
 
     Args:
         codes: (n, C) int64 levels; -1 is unknown.

@@ -18,6 +18,7 @@ Nothing is refused because of a cell, for that would say something of its row.
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class Declared:
             inner = self.grid.up(np.asarray(inner, float)) - self.step / 2
         half = self.step / 2
         cuts = np.unique([self.low - half, *np.clip(inner, self.low, self.high), self.high + half])
-        made = [np.linspace(a, b, KNOTS + 1) for a, b in zip(cuts, cuts[1:], strict=False)]
+        made = [np.linspace(a, b, KNOTS + 1) for a, b in itertools.pairwise(cuts)]
         return _sorted(np.array([*made, *(np.repeat(value, KNOTS + 1) for value in alone)]))
 
     def _levels(self, values: np.ndarray) -> Bins:
@@ -165,7 +166,7 @@ def _order(knots: np.ndarray) -> np.ndarray:
 
 
 def merged(bins: Bins, counts: np.ndarray, least: float, alone: Collection[float]) -> tuple[Bins, np.ndarray]:
-    """Join neighbouring levels until each has `least` counts (more, where it is made of many), or the next has.
+    """Join neighbouring levels until each has `least` counts (more, if made of many), or the next has.
 
     Args:
         counts: (L,) noisy counts of rows.

@@ -1,7 +1,7 @@
 """A generator of a table that keeps each row's influence small: differential privacy, and what it costs.
 
 What looks at the rows: one noisy count of every level of every column (the Gaussian mechanism), and the steps
-of the training (`shared.private`). The rest is declared (`declared`), told (rules, settings), or made of these.
+of the training (`shared.private`). The rest is declared (`declared`), told (rules), or made of these.
 The counts join seldom neighbouring levels of numbers and set the shares that the network starts from.
 """
 
@@ -138,7 +138,7 @@ def plan(private: PrivacySettings, rows: int, parts: int, delta: float) -> dict[
         "spent": round(spent, 4),
         "unit": "one row, present or replaced by an empty one; the number of rows is public",
         "accountant": "Renyi differential privacy (Opacus)",
-        "mechanisms": "one noisy count of all levels (Gaussian), then DP-SGD (Poisson sampling, clipped rows)",
+        "mechanisms": "one noisy count of all levels (Gaussian); DP-SGD (Poisson sampling, clipped rows)",
         "counts_noise": counting,
         "counts_sensitivity": math.sqrt(parts),
         "clipping_norm": private.clip,
@@ -256,7 +256,7 @@ def calibrate(denoiser: LevelsDenoiser, shape: LevelsShape, seed: int, rounds: i
 
 
 def nearest_counts(noisy: np.ndarray, total: float) -> np.ndarray:
-    """The counts (L,), none below 0 and `total` together, that are nearest to noisy ones (Duchi et al. 2008)."""
+    """The counts (L,), none below 0, `total` together, nearest to noisy ones (Duchi et al. 2008)."""
     falling = np.sort(noisy)[::-1]
     excess = (falling.cumsum() - total) / np.arange(1, len(noisy) + 1)
     last = np.flatnonzero(falling > excess)[-1]

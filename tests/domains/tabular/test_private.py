@@ -181,7 +181,7 @@ def test_one_gaussian_mechanism_costs_what_the_formula_says() -> None:
     assert epsilon_of([(sigma, 1.0, 1)], delta) == pytest.approx(best.min(), rel=2e-3)
 
 
-# --------------------------------------------------------------------------------------------- what is declared
+# ------------------------------------------------------------------------------------------- what is declared
 
 
 def test_the_encoding_does_not_depend_on_the_rows(declared: Declaration) -> None:
