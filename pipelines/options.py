@@ -233,6 +233,9 @@ def _private(words: TableWords) -> PrivacySettings | None:
     from ..shared.private import require_opacus
 
     require_opacus()
+    if words.kinds:
+        what = "with differential privacy the kinds of columns are declared with their ranges"
+        raise InputError("private-kinds", what, "--kinds", "leave it away")
     if words.only != "generate":
         what = "only a model that generates can be trained with differential privacy"
         raise InputError("private-verb", what, "--epsilon", "add --only generate")

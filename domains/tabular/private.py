@@ -101,7 +101,9 @@ def fit_privately(
     told = Rules.parse(rules, [column for column in codec.columns_ if column.modelled])
     if told.together:
         what = "which combinations there are would be learnt from the rows without noise"
-        raise InputError("rule-private", what, "--constraint together(...)", "leave it out, or --epsilon")
+        raise InputError(
+            "rule-private", what, "--constraint together(...)", "leave it out, or train without --epsilon"
+        )
     finest = finest_parts(declared)
     levels = encoded(frame, declared, finest, codec)
     facts = plan(private, rows, len(finest.parts), delta)
