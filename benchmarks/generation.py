@@ -91,7 +91,7 @@ def ebbtide(train: pd.DataFrame, kinds: dict[str, str], seed: int) -> tuple[pd.D
 def private(
     train: pd.DataFrame, kinds: dict[str, str], seed: int, epsilon: float = 3.0
 ) -> tuple[pd.DataFrame, Measures]:
-    """As `ebbtide train --only generate --epsilon E --ranges benchmarks/ranges/adult.yaml` does it. The seed is of
+    """As `ebbtide train --only generate --epsilon E --ranges ranges/adult.yaml` does it. The seed is of
     the first weights and of the rows that are drawn; the noise is never the same twice."""
     from ebbtide.domains.tabular.declared import Declaration
     from ebbtide.domains.tabular.fitted import FittedTable
