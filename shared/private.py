@@ -17,12 +17,12 @@ had from their Gram matrices.
 from __future__ import annotations
 
 import math
+import secrets
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -239,8 +239,13 @@ def clipped_sum(
     return total, torch.cat(norms)
 
 
+def secret() -> torch.Generator:
+    """Random numbers that nobody can draw again: seeded by the operating system."""
+    return torch.Generator().manual_seed(secrets.randbits(64) - 2**63)
+
+
 def private_step(
-    denoiser: LevelsDenoiser, codes: Tensor, how: PrivateTraining, rng: np.random.Generator
+    denoiser: LevelsDenoiser, codes: Tensor, how: PrivateTraining, rng: torch.Generator
 ) -> dict[nn.Parameter, Tensor]:
     """The noisy mean gradient of one step, by parameter.
 
@@ -248,14 +253,13 @@ def private_step(
         codes: (n, C) int64, the whole table; -1 is unknown.
         rng: of the choice of rows, of what is hidden and of the noise.
     """
-    chosen = codes[torch.from_numpy(rng.random(len(codes)) < how.rate)]
+    chosen = codes[torch.rand(len(codes), generator=rng, dtype=torch.float64) < how.rate]
     shape = (len(chosen) * how.hidings, codes.shape[1])
-    drawn = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
-    hidden = denoiser.hide(drawn, torch.from_numpy(rng.random(shape[0])))
+    times = torch.rand(shape[0], generator=rng, dtype=torch.float64)
+    hidden = denoiser.hide(torch.randn(shape, generator=rng), times)
     total, _ = clipped_sum(denoiser, chosen, hidden.view(len(chosen), how.hidings, codes.shape[1]), how.clip)
     for gradient in total.values():
-        noise = rng.standard_normal(tuple(gradient.shape), dtype=np.float32)
-        gradient += how.noise * how.clip * torch.from_numpy(noise)
+        gradient += how.noise * how.clip * torch.randn(gradient.shape, generator=rng)
         gradient /= how.rate * len(codes)
     return total
 
@@ -265,7 +269,7 @@ def train_privately(
     codes: Tensor,
     how: PrivateTraining,
     *,
-    rng: np.random.Generator | None = None,
+    rng: torch.Generator | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> None:
     """Train in place; it ends with averaged weights, in evaluation mode. The steps alone look at the rows.
@@ -275,7 +279,7 @@ def train_privately(
         rng: for tests. By itself the operating system's, for whoever knows the noise can take it off again:
             so a private training is never the same twice.
     """
-    rng = rng or np.random.Generator(np.random.Philox())
+    rng = rng or secret()
     denoiser.eval()  # no dropout; the norms below are those of the network as it is
     # What is averaged and how fast is learnt does not look at the rows.
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=how.learning_rate)

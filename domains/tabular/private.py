@@ -20,7 +20,7 @@ import torch
 from ...shared.errors import InputError
 from ...shared.levels import LevelsDenoiser, LevelsShape
 from ...shared.noise import key_of
-from ...shared.private import PrivateTraining, epsilon_of, noise_for, require_opacus, train_privately
+from ...shared.private import PrivateTraining, epsilon_of, noise_for, require_opacus, secret, train_privately
 from .codec import TableCodec
 from .correction import one_thread
 from .declared import Declaration, Declared, merged
@@ -46,7 +46,7 @@ class PrivacySettings:
         clip, hidings, learning_rate: see `shared.private.PrivateTraining`.
         batch: rows of a step on average, at most an eighth of the table.
         passes: how often each row takes part, on average.
-        width, depth: of the network.
+        width, depth: of the network: the noise is in every weight, so that few are better.
     """
 
     epsilon: float
@@ -56,9 +56,9 @@ class PrivacySettings:
     hidings: int = 2
     learning_rate: float = 2e-3
     batch: int = 4096
-    passes: int = 40
-    width: int = 128
-    depth: int = 2
+    passes: int = 20
+    width: int = 64
+    depth: int = 1
 
     def delta_for(self, rows: int) -> float:
         """Raises InputError where delta is no protection, or epsilon none at all."""
@@ -76,7 +76,7 @@ def fit_privately(
     missing: Collection[Hashable] | Mapping[Hashable, Collection[Hashable]] = (),
     rules: Sequence[str] = (),
     seed: int = 0,
-    rng: np.random.Generator | None = None,
+    rng: torch.Generator | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> tuple[TableCodec, TableGenerator, dict[str, Any]]:
     """Codec, generator, and the facts of the mechanism.
@@ -91,7 +91,7 @@ def fit_privately(
         InputError: no Opacus; a column that is not declared; an epsilon that cannot be had.
     """
     require_opacus()
-    rng = rng or np.random.Generator(np.random.Philox())
+    rng = rng or secret()
     declared, rows = private.declared.of(frame), len(frame)
     delta = private.delta_for(rows)
     codec = TableCodec(missing)
@@ -188,14 +188,13 @@ def encoded(frame: pd.DataFrame, declared: Sequence[Declared], parts: Parts, cod
     return np.stack(found, 1).astype(np.int64) if found else np.empty((len(frame), 0), np.int64)
 
 
-def noisy_counts(
-    levels: np.ndarray, parts: Parts, spread: float, rng: np.random.Generator
-) -> list[np.ndarray]:
+def noisy_counts(levels: np.ndarray, parts: Parts, spread: float, rng: torch.Generator) -> list[np.ndarray]:
     """How many rows have each level of each part, with noise; a row is in one level of a part at most."""
     counts = []
     for place, part in enumerate(parts.parts):
         known = levels[levels[:, place] >= 0, place]
-        counts.append(np.bincount(known, minlength=part.levels) + spread * rng.standard_normal(part.levels))
+        noise = torch.randn(part.levels, generator=rng, dtype=torch.float64)
+        counts.append(np.bincount(known, minlength=part.levels) + spread * noise.numpy())
     return counts
 
 

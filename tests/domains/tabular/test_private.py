@@ -137,7 +137,7 @@ def test_the_noise_of_a_step_is_as_it_was_computed() -> None:
     codes[:] = -1  # rows that teach nothing leave the noise alone
     how = PrivateTraining(noise=1.7, clip=0.25, rate=0.5, steps=1, hidings=2, learning_rate=1e-3)
     drawn = torch.cat(
-        [flat(model, private_step(model, codes, how, np.random.default_rng(k))) for k in range(20)]
+        [flat(model, private_step(model, codes, how, torch.Generator().manual_seed(k))) for k in range(20)]
     )
     assert float(drawn.std()) == pytest.approx(1.7 * 0.25 / (0.5 * 40), rel=0.03)
     assert abs(float(drawn.mean())) < 4 * float(drawn.std()) / math.sqrt(len(drawn))
@@ -155,7 +155,7 @@ def test_the_rows_of_a_step_are_chosen_one_by_one(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(private, "clipped_sum", count)
     model, codes = denoiser(), torch.zeros(200, 3, dtype=torch.int64)
     how = PrivateTraining(noise=1.0, clip=1.0, rate=0.1, steps=1, hidings=2, learning_rate=1e-3)
-    rng = np.random.default_rng(0)
+    rng = torch.Generator().manual_seed(0)
     for _ in range(300):
         private_step(model, codes, how, rng)
     assert np.mean(sizes) == pytest.approx(20, abs=1) and np.var(sizes) == pytest.approx(18, rel=0.3)
@@ -253,12 +253,12 @@ def test_a_row_is_in_one_count_of_each_part_and_the_noise_is_as_asked(declared: 
     levels = encoded(frame, columns, parts, TableCodec())
     without = levels.copy()
     without[7] = -1
-    exact = [noisy_counts(held, parts, 0.0, np.random.default_rng(0)) for held in (levels, without)]
+    exact = [noisy_counts(held, parts, 0.0, torch.Generator()) for held in (levels, without)]
     moved = np.concatenate(exact[0]) - np.concatenate(exact[1])
     assert (moved**2).sum() == len(parts.parts) and set(np.unique(moved)) == {0.0, 1.0}
-    noise = np.concatenate(noisy_counts(levels, parts, 6.0, np.random.default_rng(1))) - np.concatenate(
-        exact[0]
-    )
+    noise = np.concatenate(
+        noisy_counts(levels, parts, 6.0, torch.Generator().manual_seed(1))
+    ) - np.concatenate(exact[0])
     assert noise.std() == pytest.approx(6.0, rel=0.1)
 
 
