@@ -23,17 +23,21 @@ _NAMES: dict[type, str] = {
 S = TypeVar("S")
 
 
-def read_yaml(path: Path, kind: str = "plan", remedy: str = "mend it, or plan again") -> dict[Any, Any]:
+def read_yaml(
+    path: Path, kind: str = "plan", remedy: str = "mend it, or plan again", *, words: bool = False
+) -> dict[Any, Any]:
     """Plain YAML that holds keys and values.
 
     Args:
         kind: what it is, for errors.
+        words: every value as it is written, not as YAML takes it ("no" is no truth value).
 
     Raises:
         InputError: `KIND-yaml`, with the line.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loader = yaml.BaseLoader if words else yaml.SafeLoader
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)

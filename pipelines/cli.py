@@ -241,12 +241,20 @@ def train(
         Verb | None, typer.Option(metavar="VERB", help="Tables: impute or generate alone.")
     ] = None,
     constraint: Constraint = None,
+    epsilon: Annotated[
+        float | None, typer.Option(metavar="E", help="Tables: differential privacy (needs --ranges).")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(metavar="D", help="Of it.", hidden=True)] = None,
+    ranges: Annotated[
+        Path | None, typer.Option(metavar="YAML", help="Declares what columns may hold.", hidden=True)
+    ] = None,
 ) -> None:
     """Learn from data, and leave a model that fills in and generates the like."""
     from .options import domain_for
     from .training import train
 
-    domain, told = domain_for(data, replace(table, only=only, constraints=tuple(constraint or ())), grid)
+    table = replace(table, only=only, constraints=tuple(constraint or ()))
+    domain, told = domain_for(data, replace(table, epsilon=epsilon, delta=delta, ranges=ranges), grid)
     with run.console.progress() as progress:
         done = train(
             data,

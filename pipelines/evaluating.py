@@ -12,14 +12,17 @@ import pandas as pd
 
 from ..domains import Domain
 from ..domains.tabular import TabularDomain
+from ..domains.tabular.fitted import FittedTable
 from ..domains.tabular.measures import Pair, assess, encode_pair
-from ..domains.tabular.measures.pictures import attack_rates, distributions, embedding, maps
+from ..domains.tabular.measures.pictures import attack_rates, distributions, embedding, maps, memorisation
 from ..shared.artifacts import swap_in, tool_version
 from ..shared.errors import Fault, InputError
 from ..shared.files import explained, locked, partial_of, refuse_existing, remove
-from .manifest import sha256_of, write_json
+from ..shared.private import statement
+from .manifest import NAME as MANIFEST
+from .manifest import read_json, sha256_of, write_json
 from .options import model_folder
-from .report import facts_of, nearest_pairs, page
+from .report import facts_of, nearest_pairs, page, rounded
 
 Progress = Callable[[str, float], None]
 ROWS = 20_000
@@ -166,34 +169,51 @@ def tables_report(
             str(real),
             "name one of its columns",
         )
-    losses = None if model is None else losses_of(Path(model), tables, domain)
+    fitted = None if model is None else generating(Path(model), domain)
+    losses = None if fitted is None else losses_of(fitted, tables)
     found = assess(pair, target=target, losses=losses, seed=seed, progress=tell)
-    facts = {"about": about(tables, pair, rows, seed), **facts_of(found)}
+    told = {"differential_privacy": declared_privacy(synthetic, fitted)}
+    facts = {"about": about(tables, pair, rows, seed) | told, **facts_of(found)}
+    facts["memorisation"] = None if fitted is None else memorisation_facts(fitted)
     at = [[int(row) for row in tables[role].frame.index] for role in ("synthetic", "real")]
     pictures = {"distributions": distributions(pair)}
     pictures["maps"] = maps(pair) if len(pair.places) > 1 else b""
     attacks = found.privacy.attacks if found.privacy else ()
     pictures["attacks"] = attack_rates(attacks) if attacks else b""
+    if facts["memorisation"]:
+        pictures["memorisation"] = memorisation(**facts["memorisation"])
     share = page(facts, {**pictures, "embedding": embedding(pair, seed, shown=True)})
     dots = {**pictures, "embedding": embedding(pair, seed, shown=False)}
     return Report(facts, share, page(facts, dots, nearest_pairs(found, *at)), pair.warnings)
 
 
-def losses_of(
-    model: Path, tables: Mapping[str, Read], domain: TabularDomain
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """How surprised a model is by the real and by the held-out rows; None without held-out rows.
-
-    Raises:
-        InputError: a model that does not generate, or that was trained on other columns.
-    """
-    from ..domains.tabular.measures.whitebox import row_losses
-
+def generating(model: Path, domain: TabularDomain) -> FittedTable:
+    """A model that generates. Raises InputError for another."""
     fitted = domain.load(model)
     if fitted.generator is None:
         what = "this model fills in, and made no rows"
         raise InputError("cannot-attack", what, str(model), "name the model that made SYNTHETIC")
-    if "holdout" not in tables:
+    return fitted
+
+
+def memorisation_facts(fitted: FittedTable) -> dict[str, Any] | None:
+    """What the model says of how its training went; None where it says nothing (few rows, an old model)."""
+    drawing = fitted.generator
+    if drawing is None or not drawing.memory:
+        return None
+    curve = [{name: rounded(value) for name, value in row.items()} for row in drawing.memory]
+    return {"curve": curve, "kept": drawing.kept_step}
+
+
+def losses_of(fitted: FittedTable, tables: Mapping[str, Read]) -> tuple[np.ndarray, np.ndarray] | None:
+    """How surprised a model is by the real and by the held-out rows; None without held-out rows.
+
+    Raises:
+        InputError: it was trained on other columns.
+    """
+    from ..domains.tabular.measures.whitebox import row_losses
+
+    if "holdout" not in tables or fitted.generator is None:
         return None
     names = [column.label for column in fitted.codec.columns_]
     found = []
@@ -205,6 +225,16 @@ def losses_of(
             raise InputError("columns-differ", what, str(tables[role].path), "give the table of the training")
         found.append(row_losses(fitted.generator, fitted.codec.encode(frame[names])))
     return found[0], found[1]
+
+
+def declared_privacy(synthetic: Path, fitted: FittedTable | None) -> str:
+    """What the model, or the manifest beside the synthetic table, says of differential privacy."""
+    if fitted is not None:
+        return statement(fitted.about)
+    beside = synthetic.with_name(MANIFEST)
+    held = read_json(beside) if beside.is_file() else {}
+    mine = held.get("files", {}).get(synthetic.name) == sha256_of(synthetic)
+    return statement(held.get("model", {})) if mine else "unknown (neither a model nor a manifest was given)"
 
 
 def require_tables(domain: Domain[Any, Any], path: Path | str) -> TabularDomain:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..domains.images import ImageDomain
     from ..domains.mri import MriDomain
     from ..domains.tabular import TabularDomain
+    from ..domains.tabular.private import PrivacySettings
 
 SCANS = (".nii", ".nii.gz", ".dcm", ".ima")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".npz")
@@ -34,6 +35,8 @@ class TableWords:
         header, delimiter, encoding, decimal, sheet: how the file is written; None: as seen in it.
         only: train for one verb alone, impute or generate.
         constraints: what must hold in every generated row.
+        epsilon, delta: of differential privacy; None is without.
+        ranges: a YAML file that declares what the columns may hold, which that needs.
     """
 
     missing: str | None = None
@@ -47,6 +50,9 @@ class TableWords:
     sheet: str | None = None
     only: str | None = None
     constraints: Sequence[str] = ()
+    epsilon: float | None = None
+    delta: float | None = None
+    ranges: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -199,9 +205,41 @@ def _tabular(words: TableWords) -> tuple[TabularDomain, dict[str, Any]]:
         "only": words.only,
         "constraints": list(words.constraints),
     }
+    private = _private(words)
     options = {**told, "missing": tuple(told["missing"]), "constraints": tuple(words.constraints)}
     options["columns"] = None if told["columns"] is None else tuple(told["columns"])
+    if private is not None:
+        options["private"] = private
+        told |= {"epsilon": words.epsilon, "delta": words.delta, "ranges": str(words.ranges)}
     return TabularDomain(TableOptions(**options)), told
+
+
+def _private(words: TableWords) -> PrivacySettings | None:
+    """What was said of differential privacy.
+
+    Raises:
+        InputError: epsilon without declared ranges, or these without it.
+    """
+    if words.epsilon is None and words.ranges is None and words.delta is None:
+        return None
+    if words.epsilon is None:
+        what = "delta and declared ranges are for differential privacy"
+        raise InputError("no-epsilon", what, "--ranges, --delta", "add --epsilon 3")
+    if words.ranges is None:
+        what = "with differential privacy, what the columns may hold is declared and never looked up"
+        raise InputError("no-ranges", what, "--epsilon", "write a YAML file and add --ranges FILE")
+    from ..domains.tabular.declared import Declaration
+    from ..domains.tabular.private import PrivacySettings
+    from ..shared.private import require_opacus
+
+    require_opacus()
+    if words.kinds:
+        what = "with differential privacy the kinds of columns are declared with their ranges"
+        raise InputError("private-kinds", what, "--kinds", "leave it away")
+    if words.only != "generate":
+        what = "only a model that generates can be trained with differential privacy"
+        raise InputError("private-verb", what, "--epsilon", "add --only generate")
+    return PrivacySettings(words.epsilon, Declaration.read(words.ranges), words.delta)
 
 
 def model_folder(model: Path | str) -> Path:

@@ -16,6 +16,7 @@ from typing import Any
 from ..domains import Domain, Fitted, Survey
 from ..shared.artifacts import tool_version
 from ..shared.errors import InputError
+from ..shared.private import statement
 from .card_pages import schema
 from .carding import CARD, CROISSANT, README, load, missing_cells, publish
 from .manifest import NAME, read_json, sha256_of
@@ -319,7 +320,7 @@ def _synthesis(origin: Origin, given: Mapping[str, Any]) -> dict[str, Any]:
         "fidelity": "not measured; `ebbtide evaluate REAL SYNTHETIC` does",
         "utility": "not measured; `ebbtide evaluate REAL SYNTHETIC` does",
         "privacy": "not assessed; `ebbtide evaluate REAL SYNTHETIC --holdout OTHERS` does",
-        "differential_privacy": "none",
+        "differential_privacy": statement(origin.fitted.about),
         **given,
     }
 

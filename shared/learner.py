@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -47,6 +47,8 @@ class Learner:
         examples, held_out: what is learnt from, and what it is judged on.
         seed: of everything random.
         device: where it is trained.
+        watch: asked at every validation, while the averaged weights are in place; its figures go into the
+            history.
 
     Attributes:
         backward: how a loss is differentiated (Lightning puts its own way here).
@@ -62,10 +64,12 @@ class Learner:
         held_out: Examples | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        watch: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.denoiser = denoiser.to(self.device)
         self.examples, self.held_out, self.settings, self.seed = examples, held_out, settings, seed
+        self.watch = watch
         self.parameters = {n: p for n, p in denoiser.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
             list(self.parameters.values()),
@@ -233,6 +237,7 @@ class Learner:
             "loss": math.fsum(self._losses) / len(self._losses),
             "held_out": held_out,
             "learning_rate": self.settings.rate(self.step - 1),
+            **self._watched(),
         }
         self.history.append(row)
         self._losses = []
@@ -249,6 +254,13 @@ class Learner:
         self.denoiser.eval()
         with torch.no_grad(), self.average.applied():
             return self._halving(self._held_out_loss)
+
+    def _watched(self) -> Mapping[str, float]:
+        if self.watch is None:
+            return {}
+        self.denoiser.eval()
+        with torch.no_grad(), self.average.applied():
+            return self.watch()
 
     def _held_out_loss(self) -> float:
         assert self.held_out is not None

@@ -182,6 +182,27 @@ class LevelsDenoiser(NetworkDenoiser):
         return (surprise * hidden).sum(1) / hidden.sum(1)
 
     @torch.no_grad()
+    def whole(self, codes: Tensor, size: int = 1024) -> Tensor:
+        """(n,) float64 -log p of whole records in nats, exactly: the sum over the columns in `order` of the
+        surprise at each, given those before it.
+
+        Args:
+            codes: (n, C) int64.
+            size: records at a time.
+        """
+        losses = torch.zeros(len(codes), dtype=torch.float64)
+        for start, part in zip(
+            range(0, len(codes), size), codes.to(self.rank.device).split(size), strict=True
+        ):
+            hidden = torch.ones_like(part, dtype=torch.bool)
+            for place in self.order:
+                logits = self.network.logits(self.network.encode(part, hidden), place, place + 1).double()
+                told = logits.log_softmax(1).gather(1, part[:, [place]])[:, 0]
+                losses[start : start + size] -= told.cpu()
+                hidden[:, place] = False
+        return losses
+
+    @torch.no_grad()
     def calibrate(self, codes: Tensor, rounds: int = 2) -> None:
         """Shift the logits so that, on average over records whose columns are seen in `order` up to each
         one, its levels are as frequent as predicted. (Dropout and averaged weights leave them a little off.)

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,7 @@ class Trained:
             loss where there was a held-out set) and in evaluation mode.
         steps: how many were done.
         best_step: the step whose averaged weights these are.
-        history: rows of step, loss, held_out, learning_rate.
+        history: rows of step, loss, held_out, learning_rate, and what was watched.
         ending: "steps", "patience" or "time".
     """
 
@@ -94,6 +94,7 @@ def train(
     folder: Path | str | None = None,
     resume: bool = False,
     device: str = "auto",
+    watch: Callable[[], Mapping[str, float]] | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Train `denoiser` in place.
@@ -109,6 +110,7 @@ def train(
         folder: where checkpoints, `history.json` and `progress.png` go; None writes nothing.
         resume: go on from the last checkpoint in `folder`, from the beginning when there is none.
         device: "auto", "cpu" or "cuda".
+        watch: figures for the history, asked at every validation while the averaged weights are in place.
         progress: called now and then with a line for people and the fraction done.
 
     Raises:
@@ -122,7 +124,9 @@ def train(
     if len(examples) == 0 or (held_out is not None and len(held_out) == 0):
         which = "examples to train on" if len(examples) == 0 else "held-out examples"
         raise InputError("no-examples", f"there are no {which}", "", "give more data")
-    learner = Learner(denoiser, examples, settings, held_out=held_out, seed=seed, device=device_of(device))
+    learner = Learner(
+        denoiser, examples, settings, held_out=held_out, seed=seed, device=device_of(device), watch=watch
+    )
     with ExitStack() as stack:
         run = _Run(learner, None if folder is None else Path(folder), progress)
         stack.enter_context(run.listening())

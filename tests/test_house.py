@@ -42,6 +42,7 @@ BEYOND_TORCH = {
     "curves": {"matplotlib"},
     "artifacts": {"safetensors"},
     "latent": {"monai"},
+    "private": {"opacus"},
 }
 ALLOWED_LAYERS = {
     "data_cards": {"data_cards"},

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,9 @@ from .preview import preview
 from .publishing import publish, save
 from .reading import SUFFIXES, TableSource, join, open_table
 from .synthesis import Synthesis
+
+if TYPE_CHECKING:
+    from .private import PrivacySettings
 
 VERBS = ("impute", "generate")
 """What a model of a table can serve."""
@@ -48,6 +51,7 @@ class TableOptions:
         generator: of the model that generates.
         only: train for one verb alone, "impute" or "generate"; None is both.
         constraints: what must hold in every generated row; see `rules`.
+        private: train with differential privacy; needs `only` "generate".
     """
 
     missing: Missing = ()
@@ -63,6 +67,7 @@ class TableOptions:
     generator: GeneratorSettings | None = None
     only: str | None = None
     constraints: tuple[str, ...] = ()
+    private: PrivacySettings | None = None
 
     @property
     def verbs(self) -> tuple[str, ...]:
@@ -204,6 +209,7 @@ class TabularDomain:
             verbs=tuple(verbs or self.options.verbs),
             generator=self.options.generator,
             constraints=self.options.constraints,
+            private=self.options.private,
             seed=seed,
             about=about,
             folder=folder,

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -17,14 +17,20 @@ import torch
 from ...shared.artifacts import read_model_of, write_model
 from ...shared.errors import Fault, InputError
 from ...shared.noise import Keys, key_of
+from ...shared.private import NOT_PRIVATE, PRIVACY, statement
 from .codec import Coded, TableCodec
 from .filling import Filling
 from .generator import GeneratorSettings, TableGenerator
 from .model import Filled, ModelSettings, TableModel
 from .synthesis import Synthesis
 
+if TYPE_CHECKING:
+    from .private import PrivacySettings
+
 Missing = Collection[Hashable] | Mapping[Hashable, Collection[Hashable]]
 FORMAT = "ebbtide-table/2"
+TELLING = ("data_sha256", "columns", "missing", "demographics")
+"""What a model may say of its data, and a private one may not: all of it hangs on single rows."""
 BYTES_IN_MEMORY = 64 * 2**20
 """Bytes of draws that are held at a time."""
 
@@ -143,6 +149,7 @@ class FittedTable:
         verbs: Collection[str] = ("impute",),
         generator: GeneratorSettings | None = None,
         constraints: Sequence[str] = (),
+        private: PrivacySettings | None = None,
         seed: int = 0,
         about: Mapping[str, Any] | None = None,
         folder: Path | None = None,
@@ -160,6 +167,8 @@ class FittedTable:
             verbs: what it shall serve: "impute", "generate" or both.
             generator: settings of the model that generates.
             constraints: what must hold in every generated row; see `rules`.
+            private: differential privacy, for a model that generates alone; it keeps no checkpoints, and its
+                columns are as declared (`kinds` and `decimal` are not looked at).
             folder: where to keep checkpoints, so that a killed training resumes.
             device: auto, cpu or cuda.
             progress: called with the stage and its fraction done.
@@ -168,6 +177,8 @@ class FittedTable:
             InputError: no rows or columns; a value that its column cannot hold.
         """
         require_rows(frame)
+        if private is not None:
+            return cls._fit_privately(frame, private, missing, verbs, constraints, seed, about, progress)
         settings = settings or ModelSettings()
         codec = TableCodec(missing, kinds=dict(kinds or {}), decimal=decimal).fit(frame)
         coded = codec.encode(frame)
@@ -200,7 +211,33 @@ class FittedTable:
                 progress=lambda label, fraction: tell(label, 1 - share + share * fraction),
             )
             facts["settings"] = asdict(settings)
-        return cls(codec, model, {**facts, **(about or {})}, drawing)
+        return cls(codec, model, {**facts, PRIVACY: NOT_PRIVATE, **(about or {})}, drawing)
+
+    @classmethod
+    def _fit_privately(
+        cls,
+        frame: pd.DataFrame,
+        private: PrivacySettings,
+        missing: Missing,
+        verbs: Collection[str],
+        constraints: Sequence[str],
+        seed: int,
+        about: Mapping[str, Any] | None,
+        progress: Callable[[str, float], None] | None,
+    ) -> Self:
+        if tuple(verbs) != ("generate",):
+            what = "only a model that generates can be trained with differential privacy"
+            raise InputError("private-verb", what, "--epsilon", "add --only generate")
+        from .private import fit_privately
+
+        codec, drawing, spent = fit_privately(
+            frame, private, missing=missing, rules=constraints, seed=seed, progress=progress
+        )
+        facts = {"generator": asdict(drawing.settings), "rules": drawing.rules.lines, PRIVACY: spent}
+        told = {name: value for name, value in (about or {}).items() if name not in TELLING}
+        if "card" in told:
+            told["card"] = {key: value for key, value in told["card"].items() if key not in TELLING}
+        return cls(codec, None, {"rows": len(frame), "seed": seed, **facts, **told}, drawing)
 
     def fill(
         self,
@@ -367,7 +404,10 @@ class FittedTable:
         """Lines for `info`: the columns."""
         columns = self.codec.columns_
         width = max((len(column.name) for column in columns), default=0)
-        lines = [f"columns     {len(columns)}, {sum(column.modelled for column in columns)} of them modelled"]
+        lines = [f"privacy     differential privacy: {statement(self.about)}"]
+        lines += [
+            f"columns     {len(columns)}, {sum(column.modelled for column in columns)} of them modelled"
+        ]
         for column in columns:
             levels = f", {column.cardinality} levels" if column.cardinality else ""
             carried = "" if column.modelled else ", carried through unmodelled"

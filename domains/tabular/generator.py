@@ -41,6 +41,8 @@ CANDIDATES = 16
 """Draws of the columns that ranges were asked of, of which one is taken by its weight."""
 CALIBRATED = 8192
 """Training rows by which the shares of levels are set right after the training."""
+WATCHED = 500
+"""Training rows, and held-out ones, on which memorising is watched."""
 TRIES = 40
 """How often a row is drawn until it is as demanded."""
 
@@ -108,6 +110,9 @@ class TableGenerator:
     Attributes:
         settings, parts, rules, groups, shape, denoiser: its parts. `rules` are those that all training
             rows obeyed and those it was told; `groups` are the combinations of levels that there are.
+        memory: how well training rows were told from held-out ones as the training went on: rows of step,
+            members, others (mean -log p of both), rows (of each), auc, auc_low, auc_high.
+        kept_step: whose weights these are.
     """
 
     def __init__(
@@ -120,6 +125,8 @@ class TableGenerator:
     ) -> None:
         self.settings, self.parts, self.rules = settings, parts, rules
         self.groups, self.denoiser, self.shape = tuple(groups), denoiser, denoiser.network.shape
+        self.memory: list[dict[str, float]] = []
+        self.kept_step = 0
 
     @classmethod
     def fit(
@@ -177,7 +184,7 @@ class TableGenerator:
         shape = parts.shape(levels)
         groups = [*found_pairs(levels, shape.levels), *_places(parts, told.together)]
         seen = [(group, np.unique(levels[:, list(group)], axis=0)) for group in groups]
-        return cls(settings, parts, Rules(orders=orders) | told, seen, _new(shape, settings, seed))
+        return cls(settings, parts, Rules(orders=orders) | told, seen, new_denoiser(shape, settings, seed))
 
     def seconds_of_a_step(self, coded: Coded) -> float:
         """How long a step of training takes here: the second of two, which change nothing."""
@@ -218,8 +225,11 @@ class TableGenerator:
             checkpoint_every=250,
             precision="bf16" if computes_bfloat16() else "fp32",
         )
+        from .measures.whitebox import remembered, watching
+
+        members, others = (torch.from_numpy(_some(levels[at], WATCHED, seed)) for at in (~held, held))
         with one_thread():
-            train(
+            done = train(
                 self.denoiser,
                 _Rows(levels[~held]),
                 training,
@@ -228,8 +238,11 @@ class TableGenerator:
                 folder=folder,
                 resume=resume,
                 device=device,
+                watch=watching(self.denoiser, members, others) if held.any() else None,
                 progress=tell,
             )
+            self.memory = remembered(done.history)
+            self.kept_step = done.best_step
             self.denoiser.to("cpu").calibrate(torch.from_numpy(_some(levels, CALIBRATED, seed)))
 
     # ----------------------------------------------------------------------------------------------- draw
@@ -320,11 +333,18 @@ class TableGenerator:
         """Plain JSON and tensors, for `shared.artifacts.write_model`."""
         parts, tensors = self.parts.state()
         rules = asdict(self.rules)
+        # JSON knows no infinity: an open end is null.
+        rules["ranges"] = {
+            name: [end if math.isfinite(end) else None for end in ends]
+            for name, ends in self.rules.ranges.items()
+        }
         config = {
             "settings": asdict(self.settings),
             **parts,
             "rules": rules,
             "groups": [list(g) for g, _ in self.groups],
+            "memory": self.memory,
+            "kept_step": self.kept_step,
         }
         tensors["own"] = torch.tensor(self.shape.own, dtype=torch.uint8)
         tensors["log_shares"] = torch.tensor(self.shape.log_shares, dtype=torch.float64)
@@ -368,13 +388,15 @@ class TableGenerator:
             tuple(tensors["log_shares"].tolist()),
             tuple(tensors["own"].bool().tolist()),
         )
-        denoiser = _new(shape, settings, 0)
+        denoiser = new_denoiser(shape, settings, 0)
         network = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
         denoiser.network.load_state_dict(network)
-        return cls(settings, parts, _rules(config["rules"]), groups, denoiser)
+        made = cls(settings, parts, _rules(config["rules"]), groups, denoiser)
+        made.memory, made.kept_step = list(config.get("memory", [])), int(config.get("kept_step", 0))
+        return made
 
 
-def _new(shape: LevelsShape, settings: GeneratorSettings, seed: int) -> LevelsDenoiser:
+def new_denoiser(shape: LevelsShape, settings: GeneratorSettings, seed: int) -> LevelsDenoiser:
     with torch.random.fork_rng():
         torch.manual_seed(key_of(seed, "generator"))
         width = settings.width or 128
@@ -388,7 +410,10 @@ def _places(parts: Parts, groups: Sequence[tuple[str, ...]]) -> list[tuple[int, 
 
 
 def _rules(held: Mapping[str, Any]) -> Rules:
-    ranges = {name: (float(low), float(high)) for name, (low, high) in held["ranges"].items()}
+    ranges = {
+        name: (-math.inf if low is None else float(low), math.inf if high is None else float(high))
+        for name, (low, high) in held["ranges"].items()
+    }
     sums = {
         name: tuple((int(sign), str(term)) for sign, term in terms) for name, terms in held["sums"].items()
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -218,6 +218,34 @@ def _color(role: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ attacks
+
+
+def memorisation(curve: Sequence[Mapping[str, float]], kept: int) -> bytes:
+    """How well training rows were told from held-out ones at every step of the training, by their loss.
+
+    Args:
+        curve: see `whitebox.remembered`; at least one row.
+        kept: the step whose weights the model has.
+    """
+    made = figure(9.5, 3.2)
+    losses, areas = made.subplots(1, 2)
+    steps = [row["step"] for row in curve]
+    for name, color, label in (("members", FILLED, "training rows"), ("others", HELD, "held-out rows")):
+        losses.plot(steps, [row[name] for row in curve], "o-", ms=3, color=color, label=label)
+    losses.set_ylabel("surprise at a row, nats", fontsize=9, color=INK)
+    losses.legend(frameon=False, fontsize=9)
+    low, high = ([row[f"auc_{end}"] for row in curve] for end in ("low", "high"))
+    areas.fill_between(steps, low, high, color=FAINT, label="95 % interval")
+    areas.plot(steps, [row["auc"] for row in curve], "o-", ms=3, color=FILLED, label="attack's AUC")
+    areas.axhline(0.5, color=INK, lw=0.8, ls="--")
+    areas.set_ylim(min(0.45, *low), max(0.65, *high))
+    areas.set_ylabel("AUC (one half: not told apart)", fontsize=9, color=INK)
+    for axes in (losses, areas):
+        axes.axvline(kept, color=OBSERVED, lw=1.6, zorder=0, label=f"kept: step {kept}")
+        axes.set_xlabel("training step", fontsize=9, color=INK)
+        plain(axes)
+    areas.legend(frameon=False, fontsize=9, loc="upper left")
+    return png(made)
 
 
 def attack_rates(attacks: Sequence[Attack]) -> bytes:

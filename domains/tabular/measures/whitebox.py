@@ -7,37 +7,51 @@ likelier than it finds others.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from ....shared.levels import LevelsDenoiser
 from ..codec import Coded
+from .intervals import area
 from .membership import EVERYBODY, MEMBERS, Membership, judged
 
 if TYPE_CHECKING:
     from ..generator import TableGenerator
 
 CODE, NAME = "membership-loss", "the model's own loss (white box)"
-ROWS = 1024
-"""Rows at a time."""
 
 
-@torch.no_grad()
 def row_losses(generator: TableGenerator, coded: Coded) -> np.ndarray:
-    """(n,) -log p of each whole row in nats, exactly: the sum over the columns, in the order in which they
-    are generated, of the surprise at each given those before it."""
-    network, order = generator.denoiser.network, generator.denoiser.order
+    """(n,) -log p of each whole row in nats, as `LevelsDenoiser.whole` has it."""
     levels = torch.from_numpy(generator.parts.encode(coded)).long()
-    losses = torch.zeros(len(levels), dtype=torch.float64)
-    for start in range(0, len(levels), ROWS):
-        part = levels[start : start + ROWS]
-        hidden = torch.ones_like(part, dtype=torch.bool)
-        for place in order:
-            logits = network.logits(network.encode(part, hidden), place, place + 1).double()
-            losses[start : start + ROWS] -= logits.log_softmax(1).gather(1, part[:, [place]])[:, 0]
-            hidden[:, place] = False
-    return losses.numpy()
+    return np.asarray(generator.denoiser.whole(levels).numpy())
+
+
+def watching(denoiser: LevelsDenoiser, members: Tensor, others: Tensor) -> Callable[[], dict[str, float]]:
+    """What `shared.training.train` may watch: are training rows told from held-out ones by their loss?
+
+    Args:
+        members, others: (n, C) int64 levels of rows that are trained on, and of rows that are not.
+    """
+    members = members[: len(others)]
+
+    def look() -> dict[str, float]:
+        known, unknown = (denoiser.whole(rows).numpy() for rows in (members, others))
+        found = area(-known, -unknown)
+        auc = {"auc": found.value, "auc_low": found.low, "auc_high": found.high}
+        return {"members": float(known.mean()), "others": float(unknown.mean()), "rows": len(others), **auc}
+
+    return look
+
+
+def remembered(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """The memorisation curve in the history of a training: what was watched, by step."""
+    names = ("step", "members", "others", "rows", "auc", "auc_low", "auc_high")
+    return [{name: row[name] for name in names} for row in history if "auc" in row]
 
 
 def attack_by_loss(members: np.ndarray, others: np.ndarray, seed: int, tests: int = 1) -> Membership:
