@@ -33,6 +33,7 @@ from .correction import one_thread
 from .parts import Parts
 from .rules import Order, Rules, found_anchors, found_orders, found_pairs
 from .walk import Demand, Walk
+from .zeros import Zeros
 
 Progress = Callable[[str, float], None]
 ROWS = 512
@@ -107,7 +108,8 @@ class TableGenerator:
 
     Attributes:
         settings, parts, rules, groups, shape, denoiser: its parts. `rules` are those that all training
-            rows obeyed and those it was told; `groups` are the combinations of levels that there are.
+            rows obeyed and those it was told; `groups` are the combinations of levels that there are,
+            `zeros` pairs of levels that there are not.
     """
 
     def __init__(
@@ -117,9 +119,11 @@ class TableGenerator:
         rules: Rules,
         groups: Sequence[tuple[tuple[int, ...], np.ndarray]],
         denoiser: LevelsDenoiser,
+        zeros: Zeros | None = None,
     ) -> None:
         self.settings, self.parts, self.rules = settings, parts, rules
         self.groups, self.denoiser, self.shape = tuple(groups), denoiser, denoiser.network.shape
+        self.zeros = zeros or Zeros.none(self.shape.levels)
 
     @classmethod
     def fit(
@@ -177,7 +181,8 @@ class TableGenerator:
         shape = parts.shape(levels)
         groups = [*found_pairs(levels, shape.levels), *_places(parts, told.together)]
         seen = [(group, np.unique(levels[:, list(group)], axis=0)) for group in groups]
-        return cls(settings, parts, Rules(orders=orders) | told, seen, _new(shape, settings, seed))
+        found, zeros = Rules(orders=orders) | told, Zeros.found(levels, shape.levels)
+        return cls(settings, parts, found, seen, _new(shape, settings, seed), zeros)
 
     def seconds_of_a_step(self, coded: Coded) -> float:
         """How long a step of training takes here: the second of two, which change nothing."""
@@ -328,6 +333,7 @@ class TableGenerator:
         }
         tensors["own"] = torch.tensor(self.shape.own, dtype=torch.uint8)
         tensors["log_shares"] = torch.tensor(self.shape.log_shares, dtype=torch.float64)
+        tensors["zeros"] = torch.from_numpy(self.zeros.pairs)
         tensors |= {
             f"group.{k}": torch.from_numpy(levels.copy()) for k, (_, levels) in enumerate(self.groups)
         }
@@ -371,7 +377,9 @@ class TableGenerator:
         denoiser = _new(shape, settings, 0)
         network = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
         denoiser.network.load_state_dict(network)
-        return cls(settings, parts, _rules(config["rules"]), groups, denoiser)
+        # Models from before there were zeros have none.
+        zeros = Zeros(tensors["zeros"].numpy(), shape.levels) if "zeros" in tensors else None
+        return cls(settings, parts, _rules(config["rules"]), groups, denoiser, zeros)
 
 
 def _new(shape: LevelsShape, settings: GeneratorSettings, seed: int) -> LevelsDenoiser:
