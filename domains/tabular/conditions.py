@@ -71,6 +71,7 @@ def demanded(
         present=frozenset(present),
         sums={numbers[t]: tuple((s, numbers[n]) for s, n in terms) for t, terms in rules.sums.items()},
         groups=generator.groups,
+        zeros=generator.zeros,
         pooled=pooled,
         first=_first(generator, asked),
     )

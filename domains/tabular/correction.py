@@ -103,7 +103,9 @@ class Correction:
             network: widths, depths and dropout of `RecordsNetwork`.
         """
         p, q, levels = len(space.means_), len(space.cardinalities), space.offsets[-1]
-        made = RecordsNetwork(3 * p + p + q + levels, p + levels, p + levels + p, **network)
+        # A table of which nothing is known has no columns to model, and its network is never asked.
+        sizes = (max(size, 1) for size in (3 * p + p + q + levels, p + levels, p + levels + p))
+        made = RecordsNetwork(*sizes, **network)
         return cls(space, RecordsDenoiser(made, Cosine(), p + levels, typical).eval(), steps)
 
     def lesson(self, table: Table, hidden: Table, guess: Guess) -> HiddenCells:

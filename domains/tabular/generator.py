@@ -33,6 +33,7 @@ from .correction import one_thread
 from .parts import Parts
 from .rules import Order, Rules, found_anchors, found_orders, found_pairs
 from .walk import Demand, Walk
+from .zeros import Zeros
 
 Progress = Callable[[str, float], None]
 ROWS = 512
@@ -109,10 +110,15 @@ class TableGenerator:
 
     Attributes:
         settings, parts, rules, groups, shape, denoiser: its parts. `rules` are those that all training
+<<<<<<< HEAD
             rows obeyed and those it was told; `groups` are the combinations of levels that there are.
         memory: how well training rows were told from held-out ones as the training went on: rows of step,
             members, others (mean -log p of both), rows (of each), auc, auc_low, auc_high.
         kept_step: whose weights these are.
+=======
+            rows obeyed and those it was told; `groups` are the combinations of levels that there are,
+            `zeros` pairs of levels that there are not.
+>>>>>>> tables
     """
 
     def __init__(
@@ -122,9 +128,11 @@ class TableGenerator:
         rules: Rules,
         groups: Sequence[tuple[tuple[int, ...], np.ndarray]],
         denoiser: LevelsDenoiser,
+        zeros: Zeros | None = None,
     ) -> None:
         self.settings, self.parts, self.rules = settings, parts, rules
         self.groups, self.denoiser, self.shape = tuple(groups), denoiser, denoiser.network.shape
+        self.zeros = zeros or Zeros.none(self.shape.levels)
         self.memory: list[dict[str, float]] = []
         self.kept_step = 0
 
@@ -184,7 +192,8 @@ class TableGenerator:
         shape = parts.shape(levels)
         groups = [*found_pairs(levels, shape.levels), *_places(parts, told.together)]
         seen = [(group, np.unique(levels[:, list(group)], axis=0)) for group in groups]
-        return cls(settings, parts, Rules(orders=orders) | told, seen, new_denoiser(shape, settings, seed))
+        found, zeros = Rules(orders=orders) | told, Zeros.found(levels, shape.levels)
+        return cls(settings, parts, found, seen, new_denoiser(shape, settings, seed), zeros)
 
     def seconds_of_a_step(self, coded: Coded) -> float:
         """How long a step of training takes here: the second of two, which change nothing."""
@@ -348,6 +357,7 @@ class TableGenerator:
         }
         tensors["own"] = torch.tensor(self.shape.own, dtype=torch.uint8)
         tensors["log_shares"] = torch.tensor(self.shape.log_shares, dtype=torch.float64)
+        tensors["zeros"] = torch.from_numpy(self.zeros.pairs)
         tensors |= {
             f"group.{k}": torch.from_numpy(levels.copy()) for k, (_, levels) in enumerate(self.groups)
         }
@@ -391,7 +401,9 @@ class TableGenerator:
         denoiser = new_denoiser(shape, settings, 0)
         network = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
         denoiser.network.load_state_dict(network)
-        made = cls(settings, parts, _rules(config["rules"]), groups, denoiser)
+        # Models from before there were zeros have none.
+        zeros = Zeros(tensors["zeros"].numpy(), shape.levels) if "zeros" in tensors else None
+        made = cls(settings, parts, _rules(config["rules"]), groups, denoiser, zeros)
         made.memory, made.kept_step = list(config.get("memory", [])), int(config.get("kept_step", 0))
         return made
 

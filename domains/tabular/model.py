@@ -166,8 +166,9 @@ class TableModel:
         rows, (p, q) = len(coded.numbers), (coded.numbers.shape[1], len(cardinalities))
         space = TableSpace(cardinalities).fit(coded.numbers)
         table, fold = scaled(space, coded), _folds(rows, settings.folds, seed)
-        held = _held_out(rows, settings, seed)
-        tested = held if held.any() else ~held
+        told = (~table.missing).any(1)  # a row of missing cells alone teaches nothing, and tests nothing
+        held = _held_out(told, settings, seed)
+        tested = held if held.any() else told
         # Where rows are few a level is often uncertain, and columns guessed from the likeliest one alone go
         # astray with it. A level is a place to search for splits: with many of either it would cost time.
         shares = rows < _FEW_ROWS and space.offsets[-1] <= _FEW_LEVELS
@@ -187,7 +188,7 @@ class TableModel:
         model = cls(settings, space, chains, correction, Calibration.none(p, q))
         if p + q == 0 or table.missing.all():
             return model
-        if steps := settings.steps_for(rows, p + q):
+        if steps := settings.steps_for(int(told.sum()), p + q):
             kept, apart = torch.from_numpy(~held), []
 
             def lessons() -> Iterator[HiddenCells]:
@@ -260,6 +261,8 @@ class TableModel:
             items: (n,) int64, a key for each row; a draw depends on (seed, key, draw) and the row alone.
             draws: how many draws.
         """
+        if not len(items) or not self.space.columns:
+            return _as_known(coded, draws)
         parts: list[Filled] = []
         for start in range(0, len(items), _CHUNK):
             chunk = slice(start, start + _CHUNK)
@@ -279,17 +282,6 @@ class TableModel:
                 parts += Parallel(jobs if len(batches) > 1 else 1, prefer="threads")(
                     delayed(self._fill_rows)(some, table, guesses, rows, keys, draws) for rows in batches
                 )
-        if not parts:
-            n, p, q = 0, coded.numbers.shape[1], coded.codes.shape[1]
-            numbers, codes = np.zeros((draws, n, p)), np.zeros((draws, n, q), np.int32)
-            return Filled(
-                numbers,
-                codes,
-                np.zeros((n, p)),
-                np.zeros((n, p)),
-                np.ones((n, q)),
-                np.zeros((n, q), np.int32),
-            )
         axes = {"numbers": 1, "codes": 1}
         joined = {
             f.name: np.concatenate([getattr(part, f.name) for part in parts], axes.get(f.name, 0))
@@ -383,8 +375,27 @@ def _folds(rows: int, folds: int, seed: int) -> np.ndarray:
     return np.asarray(order % max(min(folds, rows), 1))
 
 
-def _held_out(rows: int, settings: ModelSettings, seed: int) -> np.ndarray:
-    """(rows,) True for rows kept from the network: at least 20 % of small tables, at most 2,000 rows."""
+def _held_out(told: np.ndarray, settings: ModelSettings, seed: int) -> np.ndarray:
+    """(n,) True for rows kept from the network: at least 20 % of small tables, at most 2,000 rows.
+
+    Args:
+        told: (n,) True for rows with a known cell, of which they are taken.
+    """
+    rows = int(told.sum())
     share = min(max(settings.held_out, 0.2 if rows < 3000 else 0.0), 2000 / max(rows, 1))
-    order = Keys.range(seed, rows).uniform((), "held out").argsort().argsort().numpy()
+    luck = Keys.range(seed, len(told)).uniform((), "held out").numpy()
+    order = np.where(told, luck, 2.0).argsort(kind="stable").argsort(kind="stable")
     return np.asarray(order < (round(share * rows) if rows >= 30 else 0))
+
+
+def _as_known(coded: Coded, draws: int) -> Filled:
+    """The answer where there is nothing to fill: no row, or no column of which a value is known."""
+    numbers, codes = coded.numbers, coded.codes.astype(np.int32)
+    return Filled(
+        np.repeat(numbers[None], draws, 0),
+        np.repeat(codes[None], draws, 0),
+        numbers,
+        numbers,
+        np.ones(codes.shape),
+        codes,
+    )

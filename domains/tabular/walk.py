@@ -12,6 +12,7 @@ from .codec import Coded
 from .decoding import shaped
 from .parts import DAY, Part, Parts
 from .rules import Order
+from .zeros import Zeros
 
 Law = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 """(levels (R, P), hidden (R, P), place) -> (R, L) probabilities of the levels of the part at that place."""
@@ -31,6 +32,7 @@ class Demand:
         sums: number -> (sign, number) of its terms.
         groups: parts, and the (T, g) combinations of their levels that there are.
         pooled: category -> which of its seldom levels is meant, a place in [0, 1).
+        zeros: levels that are never found together. They yield to all that is demanded.
     """
 
     low: np.ndarray
@@ -42,6 +44,7 @@ class Demand:
     sums: dict[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     groups: tuple[tuple[tuple[int, ...], np.ndarray], ...] = ()
     pooled: dict[int, float] = field(default_factory=dict)
+    zeros: Zeros | None = None
 
     @property
     def uncertain(self) -> bool:
@@ -110,10 +113,13 @@ class Walk:
             low, high = self._interval(part)
             begin, end = part.bins.share(low, high)
             allowed[:, : part.seen] *= end - begin
-        mass = law * allowed
+        mass = self._possible(law, place) * allowed
         total = mass.sum(1)
         self.weight += np.log(np.maximum(total, TINY))
+        # What is asked for was never found with what is drawn: then it is as likely as the network says.
         stuck = total <= TINY
+        mass[stuck] = (law * allowed)[stuck]
+        stuck = mass.sum(1) <= TINY
         if stuck.any():
             mass[stuck] = self._nearest(part, law, allowed, low, high)[stuck]
         below = mass.cumsum(1)
@@ -122,6 +128,16 @@ class Walk:
         if part.bins is not None:
             assert begin is not None and end is not None and low is not None and high is not None
             self._finish(part, level, uniform[:, 1], begin, end, low, high)
+
+    def _possible(self, law: np.ndarray, place: int) -> np.ndarray:
+        """(R, L) the law without levels that are never found with what is drawn; whole where none is left."""
+        zeros = self.demand.zeros
+        fits = None if zeros is None else zeros.possible(self.levels, self.hidden[0], place)
+        if fits is None:
+            return law
+        rest = law * fits
+        total = rest.sum(1, keepdims=True)
+        return np.where(total > TINY, rest / np.maximum(total, TINY), law)
 
     def _allowed(self, place: int, part: Part) -> np.ndarray:
         """(R, L) 1 or 0: levels that are allowed, ranges apart."""

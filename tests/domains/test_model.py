@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from ebbtide.domains.tabular.chain import Table, TreeChains
 from ebbtide.domains.tabular.codec import Coded
 from ebbtide.domains.tabular.correction import HiddenCells
 from ebbtide.domains.tabular.forest import Forest, grow
-from ebbtide.domains.tabular.model import ModelSettings, TableModel
+from ebbtide.domains.tabular.model import ModelSettings, TableModel, _held_out
 from ebbtide.domains.tabular.space import GaussScale, TableSpace
 from ebbtide.shared.errors import EbbtideError
 
@@ -384,3 +385,28 @@ def test_tables_of_a_few_rows_are_filled(rows):
     filled = TableModel.fit(Coded(holes, codes), [2]).fill(Coded(holes, codes), np.arange(rows), draws=2)
     assert np.isfinite(filled.mean[:, 1]).all()
     assert np.isnan(filled.mean[0, 0]) == (rows == 1)  # nothing was ever seen of it
+
+
+@pytest.mark.parametrize("place", range(0, 40, 5))
+def test_rows_of_missing_cells_alone_neither_teach_nor_test(place):
+    # Held out by chance, all such rows left nothing to calibrate on.
+    holes, codes = np.full((40, 1), np.nan), np.zeros((40, 0), np.int32)
+    holes[place] = 7.0
+    coded = Coded(holes, codes)
+    model = TableModel.fit(coded, [], replace(SMALL, steps=None))
+    assert np.allclose(model.fill(coded, np.arange(40), draws=2).numbers, 7.0)
+    assert not model.correction.denoiser.network.out.weight.any()  # it was not trained on one row
+
+
+def test_as_many_rows_with_known_cells_are_held_out_among_empty_ones():
+    told = np.arange(400) % 4 == 0
+    held = _held_out(told, ModelSettings(), 0)
+    assert held.sum() == 20 and not held[~told].any()
+    assert not _held_out(np.arange(400) % 20 == 0, ModelSettings(), 0).any()  # 20 rows are too few
+
+
+def test_a_table_of_which_nothing_is_known_is_given_back(recwarn):
+    holes, codes = np.full((40, 0), np.nan), np.full((40, 1), -1, np.int32)
+    filled = TableModel.fit(Coded(holes, codes), [0]).fill(Coded(holes, codes), np.arange(40), draws=3)
+    assert filled.codes.shape == (3, 40, 1) and (filled.codes == -1).all() and (filled.mode == -1).all()
+    assert not recwarn.list  # no weights without elements
