@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .artifacts import MANIFEST, read_model, write_model
 from .centre import GaussianCentre
 from .data import NOTHING, Condition, Encoded
 from .denoisers import Denoiser, NetworkDenoiser
-from .files import replace_atomically
 from .noise import Keys, White, key_of
 from .samplers import DPMSolver2M, Heun, Step, steps_of
 from .schedules import Schedule, knee_grid, log_snr_grid
@@ -33,7 +32,7 @@ from .training import Trained, train
 Told = Callable[[Keys], Condition]
 """What each of some samples is to be."""
 Progress = Callable[[str, float], None]
-_CHUNK = 512  # paths in a file: what an interruption loses at most
+_CHUNK = 512  # paths in a folder: what an interruption loses at most
 
 
 @dataclass(frozen=True)
@@ -176,9 +175,9 @@ def walked(
     x = x if start is None else x + jumps[0].alpha_t * start.to(x)
     parts = []
     for rows in torch.arange(count).split(_CHUNK):
-        file = None if folder is None else folder / f"{int(rows[0]):07d}.safetensors"
-        if file is not None and file.is_file():
-            parts.append(load_file(file)["ends"])
+        held = None if folder is None else folder / f"{int(rows[0]):07d}"
+        if held is not None and (held / MANIFEST).is_file():
+            parts.append(read_model(held)[1]["ends"])
             continue
         made = []
         for some in rows.split(batch):
@@ -188,10 +187,8 @@ def walked(
             if progress is not None:
                 progress("walking the teacher's paths", (int(some[-1]) + 1) / count)
         parts.append(torch.cat(made, 1).transpose(0, 1).half().contiguous())
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with replace_atomically(file) as path:
-                save_file({"ends": parts[-1]}, path)
+        if held is not None:
+            write_model(held, {"format": "ebbtide-paths/1"}, {"ends": parts[-1]})
     return Paths(jumps, x.half(), torch.cat(parts), condition)
 
 

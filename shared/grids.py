@@ -40,7 +40,7 @@ from .words import WIDTH, WordEncoder, WordNetwork
 Progress = Callable[[str, float], None]
 
 _GRID = partial(log_snr_grid, floor=-8.0, ceiling=9.0)
-"""Positions of a grid go together: along its first components pictures vary ten times as much as at one
+"""Positions of a grid go together: along its first component clothes vary fifteen times as much as at one
 position, and noise has not won at the log-SNR of -6 where it has for records. Steps spent there are what few
 steps need most (docs/explanation/core.md)."""
 _STUDENT = 1.86  # 90 % of |t| with 8 degrees of freedom: draws whose spread was measured on eight

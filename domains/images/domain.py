@@ -254,6 +254,9 @@ class ImageDomain:
         if wish.negative and wish.guidance <= 1:
             what = "a negative prompt does nothing without guidance"
             raise InputError("negative", what, "--negative", "add --guidance 3, say")
+        if fitted.model.jumps and wish.guidance != 1 and not wish.prompt:
+            what = "a distilled model is guided as it was when it was made, and not otherwise"
+            doubts.append(Fault("guidance", what, "--guidance", "distil again with it", "warning"))
         like = [read_picture(Path(path)) for path in wish.like]
         keys = Keys.range(wish.seed, last - first, start=first)
         condition = fitted.condition(keys, wish.condition, wish.prompt, draw=not like)
