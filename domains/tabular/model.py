@@ -171,7 +171,7 @@ class TableModel:
         rows, (p, q) = len(coded.numbers), (coded.numbers.shape[1], len(cardinalities))
         space = TableSpace(cardinalities).fit(coded.numbers)
         table, fold = scaled(space, coded), _folds(rows, settings.folds, seed)
-        told = (~table.missing).any(1)  # a row of missing cells alone teaches nothing, and tests nothing
+        told = np.asarray((~table.missing).any(1))  # a row of missing cells alone neither teaches nor tests
         held = _held_out(told, settings, seed)
         tested = held if held.any() else told
         # Where rows are few a level is often uncertain, and columns guessed from the likeliest one alone go
