@@ -141,21 +141,25 @@ class TreeChains:
     def fit(
         self,
         table: Table,
-        fold: np.ndarray,
+        fold: np.ndarray | None,
         held: np.ndarray,
         *,
         seed: int,
         progress: Progress | None = None,
     ) -> TreeChains:
         """Fit on `table`; `fold` (n,) says which fold each row belongs to. There is a chain for every fold k,
-        grown without fold k and without those rows of fold k + 1 that are `held` (n,)."""
+        grown without fold k and without those rows of fold k + 1 that are `held` (n,). Without folds there is
+        one chain, grown with all rows."""
         p, missing = table.standard.shape[1], table.missing
         self.columns = missing.shape[1]
         seen = (~missing).sum(0)
         self.order_ = [int(j) for j in np.argsort(-seen, kind="stable") if seen[j] > 0]
         self.start_ = np.concatenate([np.zeros(p), *self._commonest(table)]).astype(np.float32)
-        self.chains_ = count = int(fold.max(initial=0)) + 1
-        blind = [(fold == k) | ((fold == (k + 1) % count) & held) for k in range(count)]
+        blind = [np.zeros(len(missing), bool)]
+        if fold is not None:
+            count = int(fold.max(initial=0)) + 1
+            blind = [(fold == k) | ((fold == (k + 1) % count) & held) for k in range(count)]
+        self.chains_ = count = len(blind)
         state, total = self._begin(table), max(len(self.trees) * len(self.order_), 1)
         self.forests_: list[dict[int, list[Forest]]] = []
         with _threads() as pool:
@@ -296,13 +300,14 @@ class TreeChains:
             said[own == k] = forests[k].predict(torch.from_numpy(rows[own == k])).numpy()
         return said
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self, prefix: str = "chain") -> dict[str, Tensor]:
         """Named tensors for safetensors."""
-        tensors = {"chain.start": torch.from_numpy(self.start_), "chain.order": torch.tensor(self.order_)}
+        start, order = torch.from_numpy(self.start_), torch.tensor(self.order_)
+        tensors = {f"{prefix}.start": start, f"{prefix}.order": order}
         for number, columns in enumerate(self.forests_):
             for j, folds in columns.items():
                 for k, forest in enumerate(folds):
-                    tensors |= forest.state(f"chain.{number}.{j}.{k}")
+                    tensors |= forest.state(f"{prefix}.{number}.{j}.{k}")
         return tensors
 
     @classmethod
@@ -313,6 +318,7 @@ class TreeChains:
         trees: Sequence[int],
         folds: int,
         tensors: Mapping[str, Tensor],
+        prefix: str = "chain",
     ) -> TreeChains:
         """What `state` wrote; the trees are checked.
 
@@ -320,14 +326,14 @@ class TreeChains:
             columns: p + q.
             folds: how many chains.
         """
-        start = tensors["chain.start"].numpy()
+        start = tensors[f"{prefix}.start"].numpy()
         chain = cls(cardinalities, trees, shares=len(start) > columns)
-        chain.start_, chain.order_ = start, tensors["chain.order"].tolist()
+        chain.start_, chain.order_ = start, tensors[f"{prefix}.order"].tolist()
         chain.columns, chain.chains_ = columns, folds
         features = {j: len(chain._others(start[None], j)[0]) for j in chain.order_}
         chain.forests_ = [
             {
-                j: [Forest.from_state(tensors, f"chain.{r}.{j}.{k}", features[j]) for k in range(folds)]
+                j: [Forest.from_state(tensors, f"{prefix}.{r}.{j}.{k}", features[j]) for k in range(folds)]
                 for j in chain.order_
             }
             for r in range(len(chain.trees))

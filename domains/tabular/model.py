@@ -32,6 +32,9 @@ __all__ = ["Filled", "ModelSettings", "TableModel", "interval"]
 Progress = Callable[[str, float], None]
 _ROWS = 256  # the micro-batch of inference: fixed, so that a row's answer does not depend on its company
 _FEW_ROWS, _FEW_LEVELS = 1500, 100  # tables below them are small enough for trees to see levels' shares
+# Below so many rows what a chain learns from counts more than that it is blind to some: one more chain, with
+# all rows, has this part in what is filled.
+_SMALL, _WHOLE_PART = 1000, 0.25
 _STOPPING = 3  # copies of the held-out rows on which training is stopped
 _CHUNK = 4096  # rows guessed at once: bounds the memory
 
@@ -120,6 +123,7 @@ class TableModel:
 
     Attributes:
         settings, space, chains, correction, calibration: its parts.
+        whole: a chain grown with all rows, by which nothing is learned or calibrated; None for many rows.
     """
 
     def __init__(
@@ -129,9 +133,10 @@ class TableModel:
         chains: TreeChains,
         correction: Correction,
         calibration: Calibration,
+        whole: TreeChains | None = None,
     ) -> None:
         self.settings, self.space, self.chains = settings, space, chains
-        self.correction, self.calibration = correction, calibration
+        self.correction, self.calibration, self.whole = correction, calibration, whole
 
     # ------------------------------------------------------------------------------------------------ fit
 
@@ -166,7 +171,7 @@ class TableModel:
         rows, (p, q) = len(coded.numbers), (coded.numbers.shape[1], len(cardinalities))
         space = TableSpace(cardinalities).fit(coded.numbers)
         table, fold = scaled(space, coded), _folds(rows, settings.folds, seed)
-        told = (~table.missing).any(1)  # a row of missing cells alone teaches nothing, and tests nothing
+        told = np.asarray((~table.missing).any(1))  # a row of missing cells alone neither teaches nor tests
         held = _held_out(told, settings, seed)
         tested = held if held.any() else told
         # Where rows are few a level is often uncertain, and columns guessed from the likeliest one alone go
@@ -179,13 +184,18 @@ class TableModel:
             seed=seed,
             progress=lambda label, fraction: tell(label, 0.3 * fraction),
         )
+        whole = None
+        if rows < _SMALL:
+            trees = _of_whole(settings.trees_for(rows))
+            whole = TreeChains(space.cardinalities, trees, settings.leaf, shares=shares)
+            whole.fit(table, None, tested, seed=seed + settings.folds)
         known = float((~table.missing).sum(1).mean()) if rows else 1.0
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             correction = Correction.new(
                 space, known * sum(settings.hide) / 2, settings.sampler_steps, **settings.network()
             )
-        model = cls(settings, space, chains, correction, Calibration.none(p, q))
+        model = cls(settings, space, chains, correction, Calibration.none(p, q), whole)
         if p + q == 0 or table.missing.all():
             return model
         if steps := settings.steps_for(int(told.sum()), p + q):
@@ -268,10 +278,11 @@ class TableModel:
             chunk = slice(start, start + _CHUNK)
             some, own = Coded(coded.numbers[chunk], coded.codes[chunk]), torch.from_numpy(items[chunk]).long()
             table = scaled(self.space, some)
-            state = self.chains.settle(table)
-            guesses = [
-                self.chains.guess(table, state, np.full(len(some), k)) for k in range(self.chains.chains_)
-            ]
+            guesses = []
+            for chains in (self.chains, self.whole):
+                if chains is not None:
+                    state, count = chains.settle(table), chains.chains_
+                    guesses += [chains.guess(table, state, np.full(len(some), k)) for k in range(count)]
             keys = Keys(seed, own, torch.zeros_like(own))
             batches = [
                 np.arange(first, min(first + _ROWS, len(some))) for first in range(0, len(some), _ROWS)
@@ -297,10 +308,11 @@ class TableModel:
         padded = np.concatenate([rows, np.full(_ROWS - count, rows[-1])])
         hidden, guesses = table[padded], [guess[padded] for guess in guesses]
         told = [self.correction.tell(hidden, guess) for guess in guesses]
-        middle = np.mean([centre(self.space, self.calibration, one) for one in told], 0)
-        standard = np.mean([mean(self.space, self.calibration, one) for one in told], 0)
+        middle = self._averaged([centre(self.space, self.calibration, one) for one in told])
+        standard = self._averaged([mean(self.space, self.calibration, one) for one in told])
         spread = np.concatenate([self.calibration.spread, np.ones(self.space.columns - p)])
-        noise = self.correction.noise(told, keys[torch.from_numpy(padded)], draws)
+        blind = told[: self.chains.chains_]
+        noise = self.correction.noise(blind, keys[torch.from_numpy(padded)], draws)
         drawn = (middle + spread * noise)[:, :count]
         observed = ~np.isnan(coded.numbers[rows])
         numbers, average, median = (
@@ -316,6 +328,12 @@ class TableModel:
         for d in range(draws):
             codes[d] = self._levels(drawn[d, :, p:], coded.codes[rows])[0]
         return Filled(numbers, codes, average, median, probability, mode)
+
+    def _averaged(self, said: list[np.ndarray]) -> np.ndarray:
+        """What the chains say together: the average of the blind ones, and with its part that of all rows."""
+        count = self.chains.chains_
+        blind = np.mean(said[:count], 0)
+        return np.asarray(blind + _WHOLE_PART * (said[count] - blind) if said[count:] else blind)
 
     def _levels(self, shares: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(n, sum K) scores to (n, q) codes and their probability; known codes are kept."""
@@ -341,6 +359,7 @@ class TableModel:
         }
         network = self.correction.denoiser.network.state_dict()
         tensors = self.space.state() | self.chains.state() | self.calibration.state()
+        tensors |= {} if self.whole is None else self.whole.state("whole")
         tensors |= {f"network.{name}": value for name, value in network.items()}
         return config, {name: value.contiguous() for name, value in tensors.items()}
 
@@ -354,19 +373,26 @@ class TableModel:
         settings = ModelSettings.from_dict(config["settings"])
         space = TableSpace.from_state(config["cardinalities"], tensors)
         columns = len(space.means_) + len(space.cardinalities)
-        chains = TreeChains.from_state(
-            columns, space.cardinalities, settings.trees_for(0), config["chains"], tensors
-        )
+        cardinalities, trees = space.cardinalities, settings.trees_for(0)
+        chains = TreeChains.from_state(columns, cardinalities, trees, config["chains"], tensors)
+        whole = None
+        if "whole.start" in tensors:
+            whole = TreeChains.from_state(columns, cardinalities, _of_whole(trees), 1, tensors, "whole")
         correction = Correction.new(space, config["typical"], settings.sampler_steps, **settings.network())
         network = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
         correction.denoiser.network.load_state_dict(network)
-        return cls(settings, space, chains, correction, Calibration.from_state(tensors))
+        return cls(settings, space, chains, correction, Calibration.from_state(tensors), whole)
 
 
 def scaled(space: TableSpace, coded: Coded) -> Table:
     """A coded table on both scales; levels beyond the fitted ones count as missing."""
     codes = np.where(coded.codes < np.array(space.cardinalities, dtype=int), coded.codes, -1)
     return Table(space.standard(coded.numbers), space.gauss(coded.numbers), codes.astype(np.int32))
+
+
+def _of_whole(trees: tuple[int, ...]) -> tuple[int, ...]:
+    """Trees of the chain of all rows: twice as many as of one of the others, as there is but one."""
+    return tuple(2 * count for count in trees)
 
 
 def _folds(rows: int, folds: int, seed: int) -> np.ndarray:

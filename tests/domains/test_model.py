@@ -187,6 +187,12 @@ def test_a_chain_has_not_seen_the_rows_it_is_asked_about_in_training(trees):
     assert remembered(chains, table, (fold + 2) % 6) > 0.9
 
 
+def test_a_chain_without_folds_has_seen_every_row():
+    table = noise_table(300, 5)
+    chains = TreeChains([], trees=(2, 4), leaf=1).fit(table, None, np.ones(300, bool), seed=0)
+    assert chains.chains_ == 1 and remembered(chains, table, np.zeros(300, int)) > 0.9
+
+
 def test_cells_hidden_on_purpose_are_settled_by_their_own_chains_and_missing_ones_by_all():
     table, fold = noise_table(300, 6), np.arange(300) % 4
     chains = TreeChains([], trees=(3, 1), leaf=1).fit(table, fold, np.zeros(300, bool), seed=0)
@@ -349,6 +355,25 @@ def test_a_row_is_filled_alike_in_any_company_order_and_number_of_draws(fitted):
     assert np.array_equal(some.mean, whole.mean[order])
     other = fitted.fill(coded, items, seed=6, draws=1)
     assert not np.array_equal(other.numbers[0], whole.numbers[0])
+
+
+def test_of_a_small_table_a_chain_of_all_rows_has_its_part_in_the_centre_alone(fitted):
+    _, holes = gaussian_table(120, 5)
+    coded = Coded(holes, np.zeros((120, 0), np.int32))
+    model = TableModel.fit(coded, [], replace(SMALL, steps=0))
+    assert fitted.whole is None and model.whole is not None
+    again = TableModel.from_state(*model.state())
+    both, read = (one.fill(coded, np.arange(120), draws=3) for one in (model, again))
+    assert all(np.array_equal(a, b) for a, b in zip(vars(both).values(), vars(read).values(), strict=True))
+    whole, model.whole = model.whole, None
+    blind = model.fill(coded, np.arange(120), draws=3)
+    assert not np.array_equal(both.mean, blind.mean)
+    model.chains = whole
+    alone = model.fill(coded, np.arange(120), draws=3)
+    assert np.allclose(both.mean, blind.mean + (alone.mean - blind.mean) / 4)
+    # Draws scatter by what the blind chains told alone: each is as far from the centre as without the other.
+    shift = model.space.gauss(both.numbers) - model.space.gauss(blind.numbers)
+    assert np.isnan(holes).any(0).all() and np.nanmedian(shift.std(0)[np.isnan(holes)]) < 0.02
 
 
 def test_a_saved_model_fills_alike(fitted):
