@@ -131,14 +131,15 @@ class _Rows:
 
     def __init__(self, rows: int, hidings: int) -> None:
         self.rows, self.hidings = rows, hidings
-        self._outer: list[tuple[list[tuple[nn.Parameter, int]], Tensor, Tensor]] = []
-        self._whole: list[tuple[nn.Parameter, Tensor]] = []
+        self._outer: list[tuple[list[tuple[Tensor, int]], Tensor, Tensor]] = []
+        self._whole: list[tuple[Tensor, Tensor]] = []
 
-    def outer(self, parts: list[tuple[nn.Parameter, int]], left: Tensor, right: Tensor) -> None:
+    def outer(self, parts: list[tuple[Tensor, int]], left: Tensor, right: Tensor) -> None:
         """Gradients of `parts`, one below the other, (P, Q): sums of left (R K, P) times right (R K, Q)."""
-        self._outer.append((parts, *(side.view(self.rows, self.hidings, -1) for side in (left, right))))
+        left, right = (side.view(self.rows, self.hidings, -1) for side in (left, right))
+        self._outer.append((parts, left, right))
 
-    def whole(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+    def whole(self, parameter: Tensor, gradient: Tensor) -> None:
         """The gradient (R K, P) of a vector."""
         self._whole.append((parameter, gradient.view(self.rows, self.hidings, -1).sum(1)))
 
@@ -151,7 +152,7 @@ class _Rows:
             squares += (gradient.double() ** 2).sum(1)
         return squares.clamp(min=0).sqrt()
 
-    def add(self, factor: Tensor, into: dict[nn.Parameter, Tensor]) -> None:
+    def add(self, factor: Tensor, into: dict[Tensor, Tensor]) -> None:
         """Add the gradients, each times its factor (R,)."""
         for parts, left, right in self._outer:
             scaled = (left * factor[:, None, None]).flatten(0, 1)
@@ -213,7 +214,7 @@ def _factors(denoiser: LevelsDenoiser, codes: Tensor, hidden: Tensor, hidings: i
 
 def clipped_sum(
     denoiser: LevelsDenoiser, codes: Tensor, hidden: Tensor, clip: float
-) -> tuple[dict[nn.Parameter, Tensor], Tensor]:
+) -> tuple[dict[Tensor, Tensor], Tensor]:
     """The sum of the rows' gradients, none of them longer than `clip`.
 
     Args:
@@ -224,7 +225,9 @@ def clipped_sum(
     Returns:
         The sum by parameter, and the norms (R,) of the gradients before they were cut.
     """
-    total = {parameter: torch.zeros_like(parameter) for parameter in denoiser.parameters()}
+    total: dict[Tensor, Tensor] = {
+        parameter: torch.zeros_like(parameter) for parameter in denoiser.parameters()
+    }
     norms, hidings = [torch.zeros(0, dtype=torch.float64)], hidden.shape[1]
     size = max(ROWS // hidings, 1)
     for part, how in zip(codes.split(size), hidden.split(size), strict=True):
@@ -246,7 +249,7 @@ def secret() -> torch.Generator:
 
 def private_step(
     denoiser: LevelsDenoiser, codes: Tensor, how: PrivateTraining, rng: torch.Generator
-) -> dict[nn.Parameter, Tensor]:
+) -> dict[Tensor, Tensor]:
     """The noisy mean gradient of one step, by parameter.
 
     Args:

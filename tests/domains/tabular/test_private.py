@@ -102,7 +102,7 @@ def gradient_of(model: LevelsDenoiser, codes: torch.Tensor, hidden: torch.Tensor
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
 
 
-def flat(model: LevelsDenoiser, total: dict[torch.nn.Parameter, torch.Tensor]) -> torch.Tensor:
+def flat(model: LevelsDenoiser, total: dict[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     return torch.cat([total[parameter].flatten() for parameter in model.parameters()])
 
 
