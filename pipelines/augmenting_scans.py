@@ -216,7 +216,7 @@ def _write(folder: Path, real: Collection, makes: _Maker, made: Kept[Tensor], di
         for modality, path in subject.images.items():
             name = _copy(path, folder / "images" / _stem(subject.name, modality))
             rows.append((f"images/{name}", f"labels/{label}" if label else "", modality, 0))
-    affine = fitted.space.affine
+    box, affine = fitted.frame
     for items, samples in made.batches:
         keys = Keys(makes.asked.seed, torch.from_numpy(items), torch.zeros(len(items), dtype=torch.int64))
         facts, labels = makes.facts(keys), makes.labels(keys)
@@ -227,7 +227,7 @@ def _write(folder: Path, real: Collection, makes: _Maker, made: Kept[Tensor], di
             label = ""
             if labels is not None:
                 label = f"labels/{stem}.nii.gz"
-                values = labels[place].numpy()
+                values = labels[place].numpy()[box]
                 small = values.astype(np.min_scalar_type(max(fitted.labels)))
                 write_synthetic(small, affine, folder / label, told)
             for modality, array in fitted.images(samples[place]).items():

@@ -306,15 +306,15 @@ class MriDomain:
         facts: Mapping[str, Any],
     ) -> list[str]:
         """A BIDS derivative, and a montage of the first subjects."""
-        affine = fitted.space.affine
+        box, affine = fitted.frame
         first = list(_samples(parts[:1]))[:MOST_SHOWN]
         shown = [(next(iter(fitted.images(one).values())), affine) for _, one, _ in first]
         subjects = (
-            Synthetic(fitted.images(sample), told, labels, {"sample": place})
+            Synthetic(fitted.images(sample), told, None if labels is None else labels[box], {"sample": place})
             for place, (told, sample, labels) in enumerate(_samples(parts))
         )
         made = write_bids(out, subjects, affine, facts)
-        maps = [labels for _, _, labels in first]
+        maps = [None if labels is None else labels[box] for _, _, labels in first]
         montage(shown, out / "montage.png", heading="SYNTHETIC. Not for diagnosis.", labels=maps)
         return [*made, "montage.png"]
 

@@ -267,14 +267,26 @@ class FittedScans:
         )
 
     def images(self, sample: Tensor) -> dict[str, np.ndarray]:
-        """(C, *S) in model space to one volume for each modality, in its own type, on `space.affine`; dark
+        """(C, *S) in model space to one volume for each modality, in its own type, in the box `frame`; dark
         where fewer than half of the training images reached: of that the model knows too little."""
         own = sample
         if self.reached is not None:
             channels = self.space.channels.values()
             dark = [float(c.encode(np.array([c.scale.low]), c.scale)[0]) for c in channels]
             own = torch.where(self.reached, own, torch.tensor(dark)[:, None, None, None])
-        return self.space.decode_generated(own)
+        box, _ = self.frame
+        return {name: array[box] for name, array in self.space.decode_generated(own).items()}
+
+    @property
+    def frame(self) -> tuple[tuple[slice, ...], np.ndarray]:
+        """The box of the grid that training images reach, and (4, 4) its affine: what lies beyond is dark."""
+        affine = self.space.affine.copy()
+        if self.reached is None or not self.reached.any():
+            return (slice(None),) * 3, affine
+        places = self.reached.any(0).nonzero()
+        first, last = places.min(0).values.numpy(), places.max(0).values.numpy()
+        affine[:3, 3] = (affine @ [*first, 1.0])[:3]
+        return tuple(slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True)), affine
 
     def placed(self, volume: Volume) -> Tensor:
         """(*S) a label map of one's own in model space: where training images share one grid, on that; else

@@ -108,17 +108,13 @@ class _Rows:
 class TableGenerator:
     """Made by `fit` or `from_state`; `draw` is what it is for.
 
-        Attributes:
-            settings, parts, rules, groups, shape, denoiser: its parts. `rules` are those that all training
-    <<<<<<< HEAD
-                rows obeyed and those it was told; `groups` are the combinations of levels that there are.
-            memory: how well training rows were told from held-out ones as the training went on: rows of step,
-                members, others (mean -log p of both), rows (of each), auc, auc_low, auc_high.
-            kept_step: whose weights these are.
-    =======
-                rows obeyed and those it was told; `groups` are the combinations of levels that there are,
-                `zeros` pairs of levels that there are not.
-    >>>>>>> tables
+    Attributes:
+        settings, parts, rules, groups, zeros, shape, denoiser: its parts. `rules` are those that all training
+            rows obeyed and those it was told; `groups` are the combinations of levels that there are, `zeros`
+            pairs of levels that there are not.
+        memory: how well training rows were told from held-out ones as the training went on: rows of step,
+            members, others (mean -log p of both), rows (of each), auc, auc_low, auc_high.
+        kept_step: whose weights these are.
     """
 
     def __init__(

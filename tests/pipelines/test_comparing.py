@@ -135,6 +135,7 @@ def test_how_it_was_measured_is_told_and_rounded(tmp_path: Path) -> None:
 def test_the_model_is_handed_to_the_domain_and_named(tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "manifest.json").write_text('{"model": {"sha256": "%s"}}' % ("a" * 64))
+    (tmp_path / "m").mkdir()
     domain = Fake()
     facts, pages = judged(tmp_path, domain, model=tmp_path / "m", seed=3)
     assert domain.seen["fitted"] == "model of m" and domain.seen["seed"] == 3

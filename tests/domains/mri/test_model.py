@@ -197,9 +197,19 @@ def test_what_no_training_image_reached_is_dark(fitted: FittedScans, tmp_path: P
     cut.save(tmp_path / "model")
     again = FittedScans.load(tmp_path / "model")
     assert again.reached is not None and torch.equal(again.reached, reached)
-    for name, image in again.images(torch.full((2, 16, 20, 16), 2.0)).items():
+    reached[0, :4, :, :13] = False
+    box, affine = replace(fitted, reached=reached).frame
+    assert box == (slice(0, 16), slice(0, 20), slice(0, 13))  # the other modality reaches further
+    assert np.array_equal(affine, fitted.space.affine)
+    for name, image in replace(fitted, reached=reached).images(torch.full((2, 16, 20, 16), 2.0)).items():
         low = fitted.space.channels[name].scale.low
-        assert np.allclose(image[..., 13:], low, atol=1) and (image[..., :13] > low + 10).all()
+        dark = image[:4] if name == "T1w" else image[:0]
+        assert image.shape == (16, 20, 13) and np.allclose(dark, low, atol=1)
+        assert (image[4:] > low + 10).all()
+    reached[1, :4] = False
+    box, affine = replace(fitted, reached=reached).frame
+    assert box[0] == slice(4, 16)
+    assert np.allclose(affine @ [0, 0, 0, 1], fitted.space.affine @ [4, 0, 0, 1])
 
 
 def test_too_few_and_damaged_are_refused(scans: Collection, tmp_path: Path, folder: Path) -> None:
