@@ -68,7 +68,7 @@ def generated(fitted: FittedScans, count: int, steps: int | None) -> Pairs:
     assert fitted.shapes is not None
     keys = Keys.range(0, count)
     labels = fitted.shapes.draw(keys)
-    return Pairs(fitted.generate(keys, [{}] * count, labels=labels, steps=steps), labels)
+    return Pairs(fitted.seen(fitted.generate(keys, [{}] * count, labels=labels, steps=steps)), labels)
 
 
 def parsed() -> argparse.Namespace:
@@ -82,6 +82,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--synthetic", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="with `real` among them")
     parser.add_argument("--sampler-steps", type=int)
     parser.add_argument("--train-on", type=Path, help="write the volumes of seed 0 here, and stop")
     parser.add_argument("--out", type=Path, help="append the table to this file")
@@ -108,10 +109,12 @@ def main() -> None:
     test = encoded(fitted, [scans[name] for name in chosen(held, TESTED, 0)], read_image)
     synthetic = generated(fitted, told.synthetic, told.sampler_steps)
     print(f"encoded and generated in {time.process_time() - began:.0f} processor seconds", flush=True)
-    scores: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    scores: dict[str, list[float]] = {arm: [] for arm in told.arms}
     for seed in range(told.seeds):
         real = encoded(fitted, [scans[name] for name in chosen(rest, told.real, seed)], read_image)
         for arm, sets in zip(ARMS, ([real], [real], [real, synthetic], [synthetic]), strict=True):
+            if arm not in told.arms:
+                continue
             network = learn(sets, labels, classical=arm != PLAIN, steps=told.steps, seed=seed)
             scores[arm].append(float(dice(network, test, labels).mean()))
             spent = time.process_time() - began

@@ -282,7 +282,7 @@ def prove(
     keys = Keys(asked.seed, torch.from_numpy(made.items), torch.zeros(len(made.items), dtype=torch.int64))
     labels = makes.labels(keys)
     assert labels is not None
-    synthetic = Pairs(torch.cat([samples for _, samples in made.batches]), labels)
+    synthetic = Pairs(fitted.seen(torch.cat([samples for _, samples in made.batches])), labels)
     scores: dict[str, list[np.ndarray]] = {NOTHING: [], MOVED: [], OURS: []}
     seeds = range(asked.seed, asked.seed + SEEDS * asked.repeats)
     done, trainings = 0, len(seeds) * len(scores)

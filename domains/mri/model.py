@@ -288,6 +288,10 @@ class FittedScans:
         affine[:3, 3] = (affine @ [*first, 1.0])[:3]
         return tuple(slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True)), affine
 
+    def seen(self, samples: Tensor) -> Tensor:
+        """(B, C, *S) samples with 0 where training images do not reach, as real ones have it."""
+        return samples if self.reached is None else torch.where(self.reached, samples, 0)
+
     def placed(self, volume: Volume) -> Tensor:
         """(*S) a label map of one's own in model space: where training images share one grid, on that; else
         upright, and centred like the labels that were trained on.

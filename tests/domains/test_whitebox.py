@@ -48,7 +48,9 @@ def test_the_loss_is_the_exact_likelihood() -> None:
     assert fitted.generator is not None
     every = pd.DataFrame([(a, b) for a in "xy" for b in "uv"], columns=["a", "b"])
     found = row_losses(fitted.generator, fitted.codec.encode(every))
-    assert np.exp(-found).sum() == pytest.approx(1, abs=0.02)  # all there is, but for the rare levels
+    assert np.exp(-found[:, 0]).sum() == pytest.approx(1, abs=0.02)  # all there is, but for the rare levels
+    shares = np.outer([0.5, 0.5], [0.75, 0.25]).ravel()  # of the cells one by one
+    assert np.allclose(found[:, 0] - found[:, 1], -np.log(shares), atol=0.05)
 
 
 def test_whom_a_model_learned_by_heart_is_found_and_an_honest_one_tells_nobody() -> None:
@@ -58,6 +60,14 @@ def test_whom_a_model_learned_by_heart_is_found_and_an_honest_one_tells_nobody()
     assert honest.area.value < 0.65
     others = attack_by_loss(losses("by heart", 6), losses("by heart", 5), 0)  # a model of other people
     assert others.p > 0.05 and abs(others.area.value - 0.5) < 0.1
+
+
+def test_of_two_attacks_the_one_that_finds_more_is_told_and_paid_for() -> None:
+    rng = np.random.default_rng(0)
+    members, others = rng.normal(size=(300, 2)), rng.normal(size=(300, 2))
+    members[:, 1] -= 0.5
+    both, alone = attack_by_loss(members, others, 0), attack_by_loss(members[:, 1:], others[:, 1:], 0)
+    assert both.area.value == alone.area.value and both.p == pytest.approx(2 * alone.p)
 
 
 def test_the_report_fails_a_model_whose_synthetic_rows_look_innocent() -> None:
