@@ -36,6 +36,10 @@ MARK = "synthetic"
 """The column that tells synthetic rows (1) from real ones (0)."""
 ROWS = 20_000
 """Real rows that are learnt from and varied, at most."""
+GRIDS = 50_000
+"""Pictures or scans that are learnt from, at most."""
+NOT_KEPT = "trained for this run and not kept"
+"""In place of a model's sha256."""
 OURS = "Ebbtide"
 
 
@@ -203,7 +207,7 @@ class _Table:
             fitted = domain.fit(
                 frame, seed=asked.seed, about=about, survey=survey, device=device, progress=tell
             )
-            digest = "trained for this run and not kept"
+            digest = NOT_KEPT
         else:
             fitted, digest = domain.load(Path(model)), model_sha256(Path(model))
         require_able(fitted, asked, model)
@@ -313,6 +317,24 @@ class _Table:
         if made.short:
             told.append(f"{made.short:,} fewer than asked for are left: too many had to be dropped.")
         return told
+
+
+def given_or_trained(
+    domain: Domain[Any, Any],
+    data: Path,
+    survey: Any,
+    asked: Asked,
+    model: Path | str | None,
+    device: str,
+    tell: Progress,
+) -> tuple[Any, str]:
+    """The model of pictures or scans that was given, or one trained now on all of them; and its sha256."""
+    if model is not None:
+        return domain.load(Path(model)), model_sha256(Path(model))
+    raw = domain.sample(data, survey, GRIDS, asked.seed, tell)
+    about = output_cards.learnt_from(data, survey)
+    fitted = domain.fit(raw, seed=asked.seed, about=about, survey=survey, device=device, progress=tell)
+    return fitted, NOT_KEPT
 
 
 def finish(

@@ -30,7 +30,6 @@ from ..shared.errors import InputError
 from ..shared.files import require_space
 from ..shared.noise import Keys
 from . import output_cards
-from .manifest import model_sha256
 from .sieving import drawn_apart, threshold
 
 if TYPE_CHECKING:
@@ -83,15 +82,14 @@ def augment_pictures(
     Raises:
         InputError: no classes to balance; pictures of other classes; a model of other classes.
     """
-    from .augmenting import finish
+    from .augmenting import finish, given_or_trained
 
     survey: Any = domain.survey(data, tell)
     real: Collection = survey.collection
     if asked.balance is not None and len(real.class_names) < 2:
         remedy = "put them into a folder for each class"
         raise InputError("not-balanceable", "these pictures have no classes", str(data), remedy)
-    given = None if model is None else Path(model)
-    fitted, digest = _model(domain, data, survey, asked, given, device, tell)
+    fitted, digest = given_or_trained(domain, data, survey, asked, model, device, tell)
     counts = class_counts(real)
     add = wanted(counts, balance=asked.balance is not None, factor=asked.factor)
     if not add.any():
@@ -133,23 +131,6 @@ def augment_pictures(
         },
         lines=lines,
     )
-
-
-def _model(
-    domain: ImageDomain,
-    data: Path,
-    survey: Any,
-    asked: Asked,
-    model: Path | None,
-    device: str,
-    tell: Progress,
-) -> tuple[FittedImages, str]:
-    if model is not None:
-        return domain.load(model), model_sha256(model)
-    raw = domain.sample(data, survey, 50_000, asked.seed, tell)
-    about = output_cards.learnt_from(data, survey)
-    fitted = domain.fit(raw, seed=asked.seed, about=about, survey=survey, device=device, progress=tell)
-    return fitted, "trained for this run and not kept"
 
 
 def class_counts(real: Collection) -> np.ndarray:

@@ -30,7 +30,6 @@ from ..shared.errors import InputError
 from ..shared.files import require_space
 from ..shared.noise import Keys
 from . import output_cards
-from .manifest import model_sha256
 from .sieving import Kept, drawn_apart, threshold
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def augment_scans(
     Raises:
         InputError: classes to balance, which scans have none of; DICOM; a proof without label maps.
     """
-    from .augmenting import finish
+    from .augmenting import finish, given_or_trained
 
     if asked.balance is not None:
         raise InputError("not-balanceable", "scans have no classes", "--balance", "say --factor 2 instead")
@@ -75,7 +74,7 @@ def augment_scans(
     if not count:
         raise InputError("nothing-to-add", "no scan is to be added", "--factor", "ask for more than 1")
     require_space(folder, 3 * survey.facts["bytes"] + 2**22)
-    fitted, digest = _model(domain, data, survey, asked, model, device, tell)
+    fitted, digest = given_or_trained(domain, data, survey, asked, model, device, tell)
     proving = holdout is not None and asked.repeats > 0
     tested = _with_labels(fitted, real, Path(holdout)) if proving and holdout is not None else []
     makes = _Maker(fitted, real, asked, domain)
@@ -123,23 +122,6 @@ def _require_nifti(real: Collection) -> None:
                 raise InputError("dicom", what, str(path), "convert them, by dcm2niix for example")
 
 
-def _model(
-    domain: MriDomain,
-    data: Path,
-    survey: Any,
-    asked: Asked,
-    model: Path | str | None,
-    device: str,
-    tell: Progress,
-) -> tuple[FittedScans, str]:
-    if model is not None:
-        return domain.load(Path(model)), model_sha256(Path(model))
-    raw = domain.sample(data, survey, 50_000, asked.seed, tell)
-    about = output_cards.learnt_from(data, survey)
-    fitted = domain.fit(raw, seed=asked.seed, about=about, survey=survey, device=device, progress=tell)
-    return fitted, "trained for this run and not kept"
-
-
 class _Maker:
     """Makes samples by number: each depends on the seed and its number alone."""
 
@@ -169,6 +151,10 @@ class _Maker:
             return self.fitted.generate(keys, facts, labels=labels)
         like = self.pairs.images[self.chosen(keys)]
         return self.fitted.generate(keys, facts, labels=labels, like=like, strength=self.asked.vary)
+
+    def keys(self, items: np.ndarray) -> Keys:
+        """Of samples by their numbers."""
+        return Keys(self.asked.seed, torch.from_numpy(items), torch.zeros(len(items), dtype=torch.int64))
 
     def chosen(self, keys: Keys) -> Tensor:
         """(B,) which scan a sample varies."""
@@ -218,7 +204,7 @@ def _write(folder: Path, real: Collection, makes: _Maker, made: Kept[Tensor], di
             rows.append((f"images/{name}", f"labels/{label}" if label else "", modality, 0))
     box, affine = fitted.frame
     for items, samples in made.batches:
-        keys = Keys(makes.asked.seed, torch.from_numpy(items), torch.zeros(len(items), dtype=torch.int64))
+        keys = makes.keys(items)
         facts, labels = makes.facts(keys), makes.labels(keys)
         for place, item in enumerate(items.tolist()):
             stem = f"synthetic_{item:06d}"
@@ -279,8 +265,7 @@ def prove(
     with_maps = [place for place, subject in enumerate(makes.real) if subject.segmentation is not None]
     test = encoded(fitted, tested, makes.read)
     real = makes.pairs.rows(torch.tensor(with_maps))
-    keys = Keys(asked.seed, torch.from_numpy(made.items), torch.zeros(len(made.items), dtype=torch.int64))
-    labels = makes.labels(keys)
+    labels = makes.labels(makes.keys(made.items))
     assert labels is not None
     synthetic = Pairs(fitted.seen(torch.cat([samples for _, samples in made.batches])), labels)
     scores: dict[str, list[np.ndarray]] = {NOTHING: [], MOVED: [], OURS: []}

@@ -67,10 +67,10 @@ def montage(
         for i, plane in enumerate(PLANES):
             place = axes[row, column * 3 + i]
             limits = (room[0][i], room[1][i])
-            size_here = _sizes(values.shape, spacing, plane)
-            _show(place, _cut(values, plane, at), size_here, limits, window)
+            extent = _sizes(values.shape, spacing, plane)
+            _show(place, _cut(values, plane, at), extent, limits, window)
             if marks is not None:
-                _borders(place, _cut(marks, plane, at), size_here)
+                _borders(place, _cut(marks, plane, at), extent)
             _sides(place, plane)
         if titles is not None:
             axes[row, column * 3 + 1].set_title(titles[number], color="white", fontsize=7, pad=2)
@@ -222,26 +222,27 @@ def _outline(place: Axes, outline: np.ndarray, size: tuple[float, float]) -> Non
     inner = ndimage.binary_erosion(outline, border_value=1)
     # Around every one of many thin slices a line would hide what is in them.
     if inner.sum() > 0.3 * outline.sum() and not outline.all():
-        place.contour(
-            outline[::-1].astype(float),
-            [0.5],
-            extent=_extent(size),
-            origin="lower",
-            colors=["#4f9dff"],
-            linewidths=0.6,
-        )
+        _line(place, outline, size, "#4f9dff", 0.6)
 
 
 def _borders(place: Axes, labels: np.ndarray, size: tuple[float, float]) -> None:
-    """The border of each label in a colour of its own. (`origin` makes the extent that of whole voxels, as an
-    image's is.)"""
+    """The border of each label in a colour of its own."""
     for value in np.unique(labels[labels > 0]):
-        inside = (labels == value)[::-1].astype(float)
-        if inside.min() < inside.max():
-            colour = _COLOURS[(int(value) - 1) % len(_COLOURS)]
-            place.contour(
-                inside, [0.5], extent=_extent(size), origin="lower", colors=[colour], linewidths=0.7
-            )
+        inside = labels == value
+        if not inside.all():
+            _line(place, inside, size, _COLOURS[(int(value) - 1) % len(_COLOURS)], 0.7)
+
+
+def _line(place: Axes, inside: np.ndarray, size: tuple[float, float], colour: str, width: float) -> None:
+    """A line around what is inside. (`origin` makes the extent that of whole voxels, as an image's is.)"""
+    place.contour(
+        inside[::-1].astype(float),
+        [0.5],
+        extent=_extent(size),
+        origin="lower",
+        colors=[colour],
+        linewidths=width,
+    )
 
 
 def _sides(place: Axes, plane: str) -> None:

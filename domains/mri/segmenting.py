@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +39,6 @@ def learn(
     classical: bool = True,
     steps: int = STEPS,
     seed: int = 0,
-    progress: Callable[[float], None] | None = None,
 ) -> nn.Module:
     """Train on batches drawn from the sets in equal parts.
 
@@ -78,8 +77,6 @@ def learn(
         loss.backward()
         optimiser.step()
         schedule.step()
-        if progress is not None:
-            progress((step + 1) / steps)
     return network.eval()
 
 

@@ -58,22 +58,20 @@ class LabelShapes:
         """(B, *S) int64 label maps; map b depends on keys[b] alone. What the components leave over is not
         drawn: it is noise without neighbours, and would fray the borders."""
         z = keys.normal((self.gaussian.loadings.shape[1],), "label shapes", torch.float32)
-        coarse = self.gaussian.mean + z @ self.gaussian.loadings.T
-        fine = F.interpolate(
-            coarse.reshape(len(z), *self.gaussian.shape),
-            size=self.size,
-            mode="trilinear",
-            align_corners=False,
-        )
+        fine = self._fine(self.gaussian.mean + z @ self.gaussian.loadings.T)
         place = fine[:, 1:].argmax(1)
         return torch.where(fine[:, 0] > 0, torch.tensor(self.labels)[place], 0)
 
     @property
     def middle(self) -> np.ndarray:
         """(3,) voxels: where the labels of the mean shape have their centre."""
-        mean = self.gaussian.mean.reshape(1, *self.gaussian.shape)[:, :1]
-        fine = F.interpolate(mean, size=self.size, mode="trilinear", align_corners=False)[0, 0]
-        return np.asarray((fine > 0).nonzero().double().mean(0).numpy())
+        mean = self._fine(self.gaussian.mean[None])[0, 0]
+        return np.asarray((mean > 0).nonzero().double().mean(0).numpy())
+
+    def _fine(self, coarse: Tensor) -> Tensor:
+        """(B, d) kept distances to (B, 1 + K, *S)."""
+        kept = coarse.reshape(len(coarse), *self.gaussian.shape)
+        return F.interpolate(kept, size=self.size, mode="trilinear", align_corners=False)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """JSON and tensors for a model folder."""
