@@ -287,8 +287,8 @@ class GridModel:
             model = cls.untrained(settings, form, centre)
 
         def examples(part: GridData, changes: Augmentation | None, drop: float) -> Hiding:
-            apart = settings.drop_channels if drop else 0.0
-            return Hiding(part, centre.fold(part.owners), pattern, settings.blank, drop, changes, done, apart)
+            blind = settings.drop_channels if drop else 0.0
+            return Hiding(part, centre.fold(part.owners), pattern, settings.blank, drop, changes, done, blind)
 
         trained = train(
             model.denoiser,

@@ -151,17 +151,22 @@ class Parts:
         return np.stack(columns, 1) if columns else np.empty((len(coded), 0), np.int64)
 
     def shape(self, levels: np.ndarray) -> LevelsShape:
-        """What the network is told of the parts, with the shares in (n, P) training levels.
+        """What the network is told of the parts, with the shares in (n, P) training levels."""
+        columns = zip(levels.T, self.parts, strict=True)
+        counts = [np.bincount(column, minlength=part.levels) for column, part in columns]
+        return self.shape_of(counts, len(levels), 0.1)
+
+    def shape_of(self, counts: Sequence[np.ndarray], rows: int, beside: float) -> LevelsShape:
+        """The same from the (L,) counts of each part in so many rows, and what is added to each of them.
 
         Categories are learned by themselves, and so are numbers that many rows share, and what is missing.
         """
         logs, own = list[float](), list[bool]()
-        for place, part in enumerate(self.parts):
-            counts = np.bincount(levels[:, place], minlength=part.levels)
-            logs += np.log((counts + 0.1) / (counts + 0.1).sum()).tolist()
+        for part, held in zip(self.parts, counts, strict=True):
+            logs += np.log((held + beside) / (held + beside).sum()).tolist()
             alone = np.ones(part.levels, bool)
             if part.bins is not None:
-                alone[: part.seen] = part.bins.alone & (counts[: part.seen] >= max(PILE * len(levels), 25))
+                alone[: part.seen] = part.bins.alone & (held[: part.seen] >= max(PILE * rows, 25))
             own += alone.tolist()
         return LevelsShape(
             tuple(part.levels for part in self.parts),

@@ -25,7 +25,7 @@ from .codec import TableCodec
 from .correction import one_thread
 from .declared import Declaration, Declared, merged
 from .generator import CALIBRATED, GeneratorSettings, TableGenerator, new_denoiser
-from .parts import PILE, Part, Parts
+from .parts import Part, Parts
 from .rules import Rules
 
 COUNTING = 0.15
@@ -220,16 +220,7 @@ def _merged(
 
 def _shape(parts: Parts, counts: Sequence[np.ndarray], rows: int) -> LevelsShape:
     """What the network is told, from noisy counts alone."""
-    logs, own = list[float](), list[bool]()
-    for part, held in zip(parts.parts, counts, strict=True):
-        likely = nearest_counts(held, float(rows))
-        logs += np.log((likely + 0.5) / (likely + 0.5).sum()).tolist()
-        alone = np.ones(part.levels, bool)
-        if part.bins is not None:
-            alone[: part.seen] = part.bins.alone & (likely[: part.seen] >= max(PILE * rows, 25))
-        own += alone.tolist()
-    ordered = tuple(part.bins is not None for part in parts.parts)
-    return LevelsShape(tuple(part.levels for part in parts.parts), ordered, tuple(logs), tuple(own))
+    return parts.shape_of([nearest_counts(held, float(rows)) for held in counts], rows, 0.5)
 
 
 @torch.no_grad()
