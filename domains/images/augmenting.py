@@ -1,6 +1,6 @@
 """Changes that leave a picture plausible: mirrored, moved a little, with another light.
 
-The network is told what was done (`shared.grids.Augmentation`), so that samples, drawn with zeros, are not
+The network is told what was done (`shared.hiding.Augmentation`), so that samples, drawn with zeros, are not
 augmented (Karras et al. 2020, 2022).
 """
 

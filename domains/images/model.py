@@ -15,7 +15,7 @@ from torch import Tensor
 from ...shared.artifacts import MANIFEST, read_model_of, write_model
 from ...shared.data import Condition, Encoded
 from ...shared.errors import Fault, InputError
-from ...shared.grids import GridModel, GridSettings
+from ...shared.grids import GridModel, GridSettings, distil_model, fit_model
 from ...shared.hiding import GridData
 from ...shared.masking import Boxes, Cells, EveryKth, Half, Mixture, Pattern, Strokes
 from ...shared.noise import Keys
@@ -97,7 +97,7 @@ class FittedImages:
         settings = settings or recommended(space.shape, len(pictures), captions=captions)
         scale = (tuple(space.mean.tolist()), tuple(space.std.tolist()))
         augmentation = PictureAugmentation(*scale, 0.5 if mirror else 0.0, augment, augment)
-        model, trained = GridModel.fit(
+        model, trained = fit_model(
             data,
             settings,
             pattern(),
@@ -143,11 +143,11 @@ class FittedImages:
             guidance: that it will follow conditions with.
             paths: how many of this model's it is taught.
             about: facts to keep.
-            seed, folder, resume, device, progress: as for `GridModel.distilled`.
+            seed, folder, resume, device, progress: as for `distil_model`.
 
         Raises:
             InputError: `conditions`: the model takes captions or numbers, and there are no pictures; as
-                `GridModel.distilled`.
+                `distil_model`.
         """
         conditions = self.space.conditions
         if pictures is None and (conditions.words or conditions.facts.columns):
@@ -160,7 +160,8 @@ class FittedImages:
                 return self.condition(keys, {})
             return given[(keys.uniform((), "picture") * len(pictures)).long()]
 
-        model, trained = self.model.distilled(
+        model, trained = distil_model(
+            self.model,
             told,
             steps=steps,
             guidance=guidance,

@@ -14,7 +14,7 @@ from ...shared.noise import Keys
 
 @dataclass(frozen=True)
 class ScanAugmentation:
-    """A keyed augmentation of volumes in model space (`shared.grids.Augmentation`).
+    """A keyed augmentation of volumes in model space (`shared.hiding.Augmentation`).
 
     Args:
         background: the value of air in model space, channel by channel.

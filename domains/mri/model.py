@@ -21,7 +21,7 @@ from ...shared.artifacts import read_model_of, write_model
 from ...shared.covariates import Covariates, Fact
 from ...shared.data import NOTHING, Condition, Encoded
 from ...shared.errors import Fault, InputError
-from ...shared.grids import GridModel, GridSettings
+from ...shared.grids import GridModel, GridSettings, fit_model
 from ...shared.hiding import GridData
 from ...shared.noise import Keys, key_of
 from ...shared.schedules import start_time
@@ -152,7 +152,7 @@ class FittedScans:
             torch.tensor([key_of("subject", subject.name) for subject in subjects]),
         )
         settings = settings or recommended(tuple(data.values.shape[1:]), len(subjects), preset)
-        model, trained = GridModel.fit(
+        model, trained = fit_model(
             data,
             settings,
             pattern(len(space.modalities)),

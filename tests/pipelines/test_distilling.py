@@ -96,7 +96,7 @@ def test_the_same_command_makes_the_same_model_and_a_stopped_one_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr("ebbtide.shared.grids.distil", stopped)
+        broken.setattr("ebbtide.shared.grids.distilling.distil", stopped)
         assert main(words) != 0
     assert list((fast.with_name("again.training") / "checkpoints" / "paths").iterdir())
     capsys.readouterr()

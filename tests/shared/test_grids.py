@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ebbtide.shared.centre import GaussianCentre
 from ebbtide.shared.data import Condition, Encoded
-from ebbtide.shared.grids import GridModel, GridSettings, GridShape, Trust, _calibrated
+from ebbtide.shared.grids import GridModel, GridSettings, GridShape, Trust, fit_model
+from ebbtide.shared.grids.fitting import calibrated
 from ebbtide.shared.hiding import GridData, Hiding
 from ebbtide.shared.latent import PackedNetwork
 from ebbtide.shared.masking import Boxes, Cells, Mixture
@@ -128,7 +129,7 @@ def at_the_atoms(x: Tensor) -> float:
 
 def test_what_was_changed_in_training_is_not_changed_in_samples() -> None:
     data = GridData(coins(500), None, Condition(covariates=torch.zeros(500, 1)))
-    model, _ = GridModel.fit(data, replace(LEARNING, steps=60), PATTERN, augmentation=flipped, device="cpu")
+    model, _ = fit_model(data, replace(LEARNING, steps=60), PATTERN, augmentation=flipped, device="cpu")
     assert model.form == GridShape(SHAPE, covariates=1, done=1)
     # training saw half of them upside down
     x = model.generate(Keys.range(0, 64))
@@ -168,7 +169,7 @@ def test_a_model_of_channels_needs_none() -> None:
 
 
 def test_training_learns_what_the_centre_cannot_know() -> None:
-    model, trained = GridModel.fit(GridData(coins(1000)), LEARNING, PATTERN, device="cpu")
+    model, trained = fit_model(GridData(coins(1000)), LEARNING, PATTERN, device="cpu")
     losses = [row["held_out"] for row in trained.history]
     assert losses[-1] < 0.85 * losses[0], losses
     x = model.generate(Keys.range(0, 64))
@@ -185,7 +186,7 @@ def test_unknown_entries_teach_nothing() -> None:
     values, observed = coins(60), torch.ones(60, *SHAPE, dtype=torch.bool)
     observed[:, :, 0] = False
     data = [GridData(torch.where(observed, values, junk) * observed, observed) for junk in (0.0, 9.0)]
-    a, b = (GridModel.fit(one, SETTINGS, PATTERN, device="cpu")[0] for one in data)
+    a, b = (fit_model(one, SETTINGS, PATTERN, device="cpu")[0] for one in data)
     assert all(torch.equal(a.state()[1][name], tensor) for name, tensor in b.state()[1].items())
 
 
@@ -216,5 +217,5 @@ def test_calibration_finds_what_a_wrong_network_needs() -> None:
     for held, spread in ((1.0, 1.0), (0.25, 2.0)):
         centre = GaussianCentre(torch.zeros(SHAPE), torch.zeros(30, 0), torch.full((30,), held))
         model = GridModel.untrained(SETTINGS, GridShape(SHAPE), centre)
-        found = _calibrated(model, Hiding(GridData(x), None, pattern, 0.0, 0.0, None), seed=0, most=100)
+        found = calibrated(model, Hiding(GridData(x), None, pattern, 0.0, 0.0, None), seed=0, most=100)
         assert found.spread == pytest.approx(spread, rel=0.12)

@@ -1,0 +1,186 @@
+"""Fitting a model of a grid: its centre, its network, and how far either is to be trusted."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+
+import torch
+
+from ..centre import CrossFitted, GaussianCentre
+from ..data import Condition, Encoded
+from ..hiding import Augmentation, GridData, Hiding, held_out, marks
+from ..masking import Pattern
+from ..noise import Keys, key_of
+from ..training import Trained, train
+from ..words import WIDTH
+from .model import GridModel, Trust
+from .settings import GridSettings, GridShape
+
+Progress = Callable[[str, float], None]
+
+_STUDENT = 1.86  # 90 % of |t| with 8 degrees of freedom: draws whose spread was measured on eight
+_ROUNDS = 4  # of EM where data are missing: what it has not found by then, the network finds
+_DRAWN = 2**22  # entries drawn to calibrate by: half a minute of one core
+
+
+def fit_model(
+    data: GridData,
+    settings: GridSettings,
+    pattern: Pattern,
+    *,
+    classes: int = 0,
+    words: int = 0,
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
+    folder: Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> tuple[GridModel, Trained]:
+    """Fit the centre, then train the network.
+
+    Args:
+        data: n examples.
+        settings: how.
+        pattern: what is hidden in training, beside the examples in which nothing is observed.
+        classes: how many labels there are.
+        words: how many ids there are, where the tokens are ids of words.
+        augmentation: changes examples by key.
+        seed: of the network's first weights and of the training.
+        folder, resume, device, progress: as `shared.training.train`.
+
+    Raises:
+        ValueError: fewer than two groups.
+        InputError, Diverged, Interrupted: as `shared.training.train`.
+    """
+    tell = progress or (lambda label, fraction: None)
+    tell("fitting the centre", 0.0)
+    apart = held_out(data.owners, settings.held_out, seed)
+    learning, kept = data[(~apart).nonzero()[:, 0]], data[apart.nonzero()[:, 0]]
+    centre = CrossFitted.fit(
+        learning.values.float(),
+        learning.observed,
+        learning.owners,
+        folds=settings.folds,
+        components=settings.components,
+        reach=settings.reach,
+        floor=settings.floor,
+        rounds=_ROUNDS,
+    )
+    form = _form(data, classes, words, augmentation)
+    with torch.random.fork_rng():
+        torch.manual_seed(key_of(seed, "network") % 2**31)
+        model = GridModel.untrained(settings, form, centre)
+
+    def examples(part: GridData, changes: Augmentation | None, drop: float) -> Hiding:
+        blind = settings.drop_channels if drop else 0.0
+        return Hiding(
+            part, centre.fold(part.owners), pattern, settings.blank, drop, changes, form.done, blind
+        )
+
+    trained = train(
+        model.denoiser,
+        examples(learning, augmentation, settings.drop),
+        settings.training(len(data)),
+        held_out=examples(kept, None, 0.0) if len(kept) else None,
+        seed=seed,
+        folder=folder,
+        resume=resume,
+        device=device,
+        progress=lambda label, fraction: tell(label, 0.02 + 0.95 * fraction),
+    )
+    model.denoiser.centre = centre.whole.to(next(model.denoiser.parameters()).device)
+    if len(kept):
+        model.trust = calibrated(
+            model,
+            examples(kept, None, 0.0),
+            seed,
+            progress=lambda label, share: tell("calibrating on held-out examples", 0.97 + 0.03 * share),
+        )
+    return model, trained
+
+
+def _form(data: GridData, classes: int, words: int, augmentation: Augmentation | None) -> GridShape:
+    """What a network has to be made for to be told of these data."""
+    told = data.condition
+    return GridShape(
+        tuple(data.values.shape[1:]),
+        classes,
+        0 if told.covariates is None else told.covariates.shape[1],
+        0 if told.tokens is None else WIDTH if words else told.tokens.shape[2],
+        0 if told.channels is None else told.channels.shape[1],
+        0 if augmentation is None else marks(augmentation, data),
+        words,
+        told.tokens.shape[1] if words and told.tokens is not None else 0,
+    )
+
+
+def calibrated(
+    model: GridModel,
+    examples: Hiding,
+    seed: int,
+    draws: int = 8,
+    most: int | None = None,
+    progress: Progress | None = None,
+) -> Trust:
+    """The weight that errs least, and the spread with which 90 % intervals cover 90 %, on hidden entries of
+    held-out examples; counted where examples differ (most of a scan is air). `most` examples; None takes
+    fewer the larger they are, for as many entries drawn."""
+    model.denoiser.eval()
+    if most is None:
+        most = max(4, min(48, _DRAWN // (draws * math.prod(model.form.shape[1:]))))
+    keys = Keys.range(key_of(seed, "calibration"), min(most, 4 * len(examples)))
+    batch = replace(examples, blank=0.0).batch(keys.items % len(examples), keys)
+    known = batch.condition.known
+    assert known is not None
+    condition = replace(batch.condition, known=None, fold=None)
+    if model.form.done:  # the model adds the marks of an example that was not augmented itself
+        given = batch.condition.covariates[:, : model.form.covariates]  # type: ignore[index]
+        condition = replace(condition, covariates=given if model.form.covariates else None)
+    network, centre = model.means(known, keys, condition)
+    varies = model.denoiser.centre.prior()[1].cpu()
+    where = batch.where & (varies >= varies.mean())
+    if not where.any():
+        return Trust()
+    toward, missed = (network - centre)[where], (batch.x_0 - centre)[where]
+    weight = float(((toward * missed).sum() / (toward**2).sum().clamp(min=1e-9)).clamp(0, 1))
+    middle = centre + weight * (network - centre)
+    rows = torch.arange(len(keys)).repeat_interleave(draws)
+    every = Keys(keys.seed, keys.items[rows], torch.arange(draws).repeat(len(keys)))
+    drawn = model.fill(known[rows], every, condition[rows], sampler=model.filler(8), progress=progress)
+    spread = (drawn - network[rows]).unflatten(0, (-1, draws)).square().mean(1).sqrt()
+    far = ((batch.x_0 - middle).abs() / spread.clamp(min=1e-6))[where]
+    far = far[:: len(far) // 2**22 + 1]  # quantiles are taken of 16 million numbers at most
+    return Trust(weight, float(far.quantile(0.9)) / _STUDENT)
+
+
+def probe(settings: GridSettings, form: GridShape, tries: int = 2) -> dict[str, float]:
+    """Minutes, memory and disk of a training, from a few of its steps on noise."""
+    centre = GaussianCentre.blank(form.shape, settings.components, settings.reach)
+    model = GridModel.untrained(settings, form, centre)
+    x = torch.randn(settings.batch_size, *form.shape)
+    seen = torch.rand(x.shape) < 0.5
+    condition = model.told(Condition(known=Encoded(x * seen, seen)), len(x))
+    t = model.denoiser.schedule.time(torch.ones(len(x), dtype=torch.float64))
+    seconds = []
+    for _ in range(tries):
+        begun = monotonic()
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
+            loss = model.denoiser.loss(x, torch.randn_like(x), t, condition, ~seen)
+        loss.mean().backward()
+        seconds.append(monotonic() - begun)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state()[1].values())
+    folds = (settings.folds + 1) * centre.loadings.numel() * 4
+    return {
+        # Reading, masks, augmentation and validation take about a quarter more.
+        "minutes": round(1.25 * min(seconds) * settings.steps / 60, 1),
+        "memory_mb": round((peak + folds) / 2**20),
+        "disk_mb": round(weights / 2**20, 1),
+    }
