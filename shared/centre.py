@@ -387,6 +387,21 @@ class CentredDenoiser(NetworkDenoiser):
 
 
 @dataclass(frozen=True)
+class CentreAlone:
+    """What a denoiser around a centre says without its network: the exact denoiser of that Gaussian."""
+
+    denoiser: CentredDenoiser
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
+        """E_gauss[x_0 | x_t, known], (B, C, *S)."""
+        return self.denoiser.precondition(x_t, t, condition).base
+
+
+@dataclass(frozen=True)
 class ScaledDenoiser:
     r"""A denoiser of residuals r = (x - mean) / scale, as one of x under noise of that scale,
     x_t = alpha x_0 + sigma scale eps: D = mean + scale D_r((x_t - alpha mean) / scale). Sample it with

@@ -68,8 +68,7 @@ class Composed:
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
         """E[x_0 | x_t, condition], guided, (B, C, *S); guiding is decided by the first element's time."""
-        ratio, (low, high) = float(self.schedule.ratio(t.double().reshape(-1)[0])), self.interval
-        if not low <= ratio <= high:
+        if not _within(self, t):
             return self.denoiser(x_t, t, condition)
         weights = [weight for _, weight in self.terms]
         if weights == [1.0]:
@@ -79,6 +78,12 @@ class Composed:
             if weight:
                 x_0 = x_0 + weight * (self.denoiser(x_t, t, view(condition)) - free)
         return x_0
+
+
+def _within(guided: Composed | AutoGuided, t: Tensor) -> bool:
+    """Whether the first element's time lies in the interval."""
+    low, high = guided.interval
+    return low <= float(guided.schedule.ratio(t.double().reshape(-1)[0])) <= high
 
 
 def as_given(condition: Condition) -> Condition:
@@ -120,11 +125,13 @@ class AutoGuided:
         denoiser: the good one.
         weak: smaller or less trained, on the same schedule and condition.
         scale: 1 is the good one alone.
+        interval: as for `Composed`.
     """
 
     denoiser: Denoiser
     weak: Denoiser
     scale: float
+    interval: tuple[float, float] = (0.0, math.inf)
 
     @property
     def schedule(self) -> Schedule:
@@ -132,7 +139,7 @@ class AutoGuided:
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
         """E[x_0 | x_t, condition], guided, (B, C, *S)."""
-        if self.scale == 1:
+        if self.scale == 1 or not _within(self, t):
             return self.denoiser(x_t, t, condition)
         x_0 = self.weak(x_t, t, condition)
         return x_0 + self.scale * (self.denoiser(x_t, t, condition) - x_0) if self.scale else x_0

@@ -8,7 +8,7 @@ as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
@@ -27,6 +27,7 @@ from ...shared.noise import Keys, key_of
 from ...shared.schedules import start_time
 from .augmentation import ScanAugmentation
 from .collection import Read, Subject, read_image, read_subject
+from .intensity import Tones
 from .names import UNKNOWN
 from .nifti import Volume, spacing_of
 from .placing import Frame, canonical
@@ -36,6 +37,7 @@ from .space import Hidden, MriSpace
 
 Progress = Callable[[str, float], None]
 FORMAT = "ebbtide-mri/1"
+_TONED, _SEEN = 8, 64  # samples by which intensities are set right, and training subjects at most
 FEWEST = 3
 """Subjects below which there is nothing to learn."""
 
@@ -68,6 +70,7 @@ class FittedScans:
         model: the denoiser.
         about: JSON-able facts.
         reached: (C, *S) bool, where at least half of the training images reach; None is everywhere.
+        tones: the intensities of what is generated; None leaves them as they are drawn.
     """
 
     space: MriSpace
@@ -76,6 +79,7 @@ class FittedScans:
     model: GridModel
     about: Mapping[str, Any]
     reached: Tensor | None = None
+    tones: Tones | None = None
 
     # ----------------------------------------------------------------------------------------------- fit
 
@@ -161,7 +165,11 @@ class FittedScans:
             folder=folder,
             resume=resume,
             device=device,
-            progress=lambda label, fraction: tell(label, 0.05 + 0.95 * fraction),
+            progress=lambda label, fraction: tell(label, 0.05 + 0.92 * fraction),
+        )
+        reached = _reached(seen)
+        tones = tones_of(
+            model, data, reached, seed, lambda label, fraction: tell(label, 0.97 + 0.03 * fraction)
         )
         facts = {
             "items": len(subjects),
@@ -173,7 +181,7 @@ class FittedScans:
                 (r["held_out"] for r in trained.history if r["held_out"] is not None), default=None
             ),
         }
-        return cls(space, shapes, covariates, model, {**(about or {}), **facts}, _reached(seen))
+        return cls(space, shapes, covariates, model, {**(about or {}), **facts}, reached, tones)
 
     # ---------------------------------------------------------------------------------------- what it does
 
@@ -256,7 +264,7 @@ class FittedScans:
             guidance, steps: of the sampler.
             like, strength: (B, C, *S) scans to vary, and how far (`start_time`).
         """
-        return self.model.generate(
+        samples = self.model.generate(
             keys,
             self.condition(facts, labels),
             guidance=guidance,
@@ -265,6 +273,9 @@ class FittedScans:
             t_start=1.0 if like is None else start_time(strength, self.model.denoiser.schedule),
             progress=progress,
         )
+        if self.tones is None or like is not None:
+            return samples
+        return torch.from_numpy(self.tones(samples.numpy()))
 
     def images(self, sample: Tensor) -> dict[str, np.ndarray]:
         """(C, *S) in model space to one volume for each modality, in its own type, in the box `frame`; dark
@@ -363,6 +374,9 @@ class FittedScans:
         config, weights = self.model.state()
         if self.reached is not None:
             tensors["space.reached"] = self.reached.to(torch.uint8)
+        if self.tones is not None:
+            tensors["tones.made"] = torch.from_numpy(self.tones.made)
+            tensors["tones.real"] = torch.from_numpy(self.tones.real)
         shapes, drawn = (None, {}) if self.shapes is None else self.shapes.state()
         facts = {
             "format": FORMAT,
@@ -382,10 +396,11 @@ class FittedScans:
             InputError: not such a folder, damaged, or of a version that this one does not read.
         """
         config, tensors = read_model_of(FORMAT, folder)
-        parts: dict[str, dict[str, Tensor]] = {"space": {}, "shapes": {}}
+        parts: dict[str, dict[str, Tensor]] = {"space": {}, "shapes": {}, "tones": {}}
         weights: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
             parts.get(name.partition(".")[0], weights)[name] = tensor
+        tones = [parts["tones"][f"tones.{name}"].numpy() for name in ("made", "real") if parts["tones"]]
         space, shapes = MriSpace.from_state(config["space"], parts["space"]), config.get("shapes")
         return cls(
             space,
@@ -394,6 +409,7 @@ class FittedScans:
             GridModel.from_state(config["model"], weights),
             dict(config["about"]),
             parts["space"]["space.reached"].bool() if "space.reached" in parts["space"] else None,
+            Tones(*tones) if tones else None,
         )
 
 
@@ -424,6 +440,26 @@ def label_values(subjects: Sequence[Subject], read: Read = read_image, most: int
         found |= set(np.unique(np.round(read(subject.segmentation).values())).astype(int).tolist())
     values = tuple(sorted(found - {0}))
     return values if len(values) <= most else ()
+
+
+def tones_of(
+    model: GridModel, data: GridData, reached: Tensor, seed: int, progress: Progress | None = None
+) -> Tones:
+    """From samples made for what some of the training subjects are said to be."""
+    keys = Keys.range(key_of(seed, "tones"), _TONED)
+    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    told = data[rows[torch.arange(_TONED) % len(data)]].condition
+    told = replace(told, channels=None if told.channels is None else told.channels.float())
+    data = data[rows[:_SEEN]]
+    samples = model.generate(keys, told, progress=progress)
+    made, real = [], []
+    for channel, there in enumerate(reached):
+        known = there.expand(len(data), *there.shape)
+        if data.observed is not None:
+            known = known & data.observed[:, channel]
+        made.append(samples[:, channel][:, there].double().flatten().numpy())
+        real.append(data.values[:, channel][known].double().numpy())
+    return Tones.between(made, real)
 
 
 def _reached(seen: Tensor) -> Tensor:

@@ -66,4 +66,5 @@ def recommended(shape: tuple[int, ...], subjects: int, preset: str = "cpu") -> G
         patience=None,
         precision="bf16" if preset != "cpu" or computes_bfloat16() else "fp32",
         checkpointing=voxels > 1_000_000,
+        channel_guidance=1.7,
     )

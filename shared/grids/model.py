@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..centre import CentredDenoiser, CrossFitted, GaussianCentre
+from ..centre import CentreAlone, CentredDenoiser, CrossFitted, GaussianCentre
 from ..data import NOTHING, Condition, Encoded
 from ..denoisers import Denoiser
 from ..distillation import FewStepGrid, JumpingCentre
 from ..errors import InputError
-from ..guidance import Guided
+from ..guidance import AutoGuided, Guided
 from ..hiding import with_done
 from ..latent import PackedNetwork
 from ..noise import Keys
@@ -33,6 +33,7 @@ _GRID = partial(log_snr_grid, floor=-8.0, ceiling=9.0)
 position, and noise has not won at the log-SNR of -6 where it has for records. Steps spent there are what few
 steps need most (docs/explanation/core.md)."""
 _MICRO = 2**17  # positions computed at once in inference: fixed, so that an answer does not depend on company
+_LITTLE_NOISE = (0.0, 1.0)  # sigma / alpha while detail is decided; more noise decides how bright all is
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class GridModel:
         Returns:
             (B, C, *S) in model space.
         """
-        denoiser = self.guided(guidance, negative)
+        denoiser = self._drawing(self.guided(guidance, negative), condition)
 
         def some(rows: Tensor) -> Tensor:
             begin = self.denoiser.centre.prior()[0] if start is None else start[rows].to(self.device)
@@ -253,6 +254,18 @@ class GridModel:
 
         return self.denoiser if scale == 1 else Guided(self.denoiser, scale, reference)
 
+    def _drawing(self, denoiser: Denoiser, condition: Condition) -> Denoiser:
+        """With the guidance that the settings ask for when samples are made from nothing."""
+        settings = self.settings
+        if self.jumps:
+            return denoiser
+        if settings.channel_guidance != 1 and condition.channels is not None:
+            denoiser = Guided(denoiser, settings.channel_guidance, _without_channels)
+        if settings.autoguidance != 1:
+            weak = CentreAlone(self.denoiser)
+            denoiser = AutoGuided(denoiser, weak, settings.autoguidance, _LITTLE_NOISE)
+        return denoiser
+
     def _unconditional(self, condition: Condition) -> Condition:
         """Without label, covariates and tokens, but still not augmented."""
         dropped, done = condition.drop(), self.form.done
@@ -333,3 +346,9 @@ class GridModel:
         model.denoiser.eval()
         model.trust = Trust(**config["trust"])
         return model
+
+
+def _without_channels(condition: Condition) -> Condition:
+    """Blank, as in a share of the training."""
+    assert condition.channels is not None
+    return replace(condition, channels=torch.zeros_like(condition.channels))

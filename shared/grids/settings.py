@@ -43,6 +43,9 @@ class GridSettings:
             images that a condition lays beside the data, which 0 everywhere stands for.
         held_out: share of the groups kept for early stopping.
         sampler_steps: of a draw.
+        channel_guidance: scale of the guidance by those images, when a sample is made for one.
+        autoguidance: scale away from the model's own centre, while there is less noise than data: what the
+            network adds to a Gaussian is structure, and of that a short training shows too little.
         steps, batch_size, learning_rate, patience, time_limit, precision: of the training.
         density_mean, density_std: log-normal law of the noise levels that are trained on.
         mean_share: share of the examples at the highest level, where the answer is the conditional mean.
@@ -64,6 +67,8 @@ class GridSettings:
     drop_channels: float = 0.3
     held_out: float = 0.1
     sampler_steps: int = 20
+    channel_guidance: float = 1.0
+    autoguidance: float = 1.0
     steps: int = 4000
     batch_size: int = 4
     learning_rate: float = 1e-3

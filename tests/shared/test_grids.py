@@ -168,6 +168,23 @@ def test_a_model_of_channels_needs_none() -> None:
     assert not torch.equal(model.generate(keys), model.generate(keys, some))
 
 
+def test_settings_guide_by_channels_and_away_from_the_centre(exact: GridModel) -> None:
+    """Without a network there is nothing but the centre, and without channels nothing to follow."""
+    keys = Keys.range(0, 3)
+    away = GridModel(replace(SETTINGS, autoguidance=2.0), exact.form, exact.denoiser)
+    assert torch.allclose(away.generate(keys), exact.generate(keys), atol=1e-5)
+    plain = GridModel.untrained(LEARNING, GridShape(SHAPE, context=2), GaussianCentre.blank(SHAPE, 1))
+    with torch.no_grad():
+        for parameter in plain.denoiser.network.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    closely = GridModel(replace(LEARNING, channel_guidance=3.0), plain.form, plain.denoiser)
+    away = GridModel(replace(LEARNING, autoguidance=2.0), plain.form, plain.denoiser)
+    some = Condition(channels=torch.ones(3, 2, *SHAPE[1:]))
+    assert torch.equal(plain.generate(keys), closely.generate(keys))
+    assert not torch.allclose(plain.generate(keys, some), closely.generate(keys, some), atol=1e-3)
+    assert not torch.allclose(plain.generate(keys), away.generate(keys), atol=1e-3)
+
+
 def test_training_learns_what_the_centre_cannot_know() -> None:
     model, trained = fit_model(GridData(coins(1000)), LEARNING, PATTERN, device="cpu")
     losses = [row["held_out"] for row in trained.history]

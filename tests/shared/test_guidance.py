@@ -92,6 +92,8 @@ def test_autoguidance():
     assert torch.equal(AutoGuided(good, weak, 0.0)(X, T, CONDITION), weak(X, T, CONDITION))
     half = AutoGuided(good, weak, 2.0)(X, T, CONDITION)
     assert torch.allclose(half, 2 * good(X, T, CONDITION) - weak(X, T, CONDITION))
+    later = AutoGuided(good, weak, 2.0, (0.0, 1e-3))  # t = 0.4 is noisier
+    assert torch.equal(later(X, T, CONDITION), good(X, T, CONDITION))
 
 
 def test_guided_denoisers_nest():

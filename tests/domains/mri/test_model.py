@@ -84,6 +84,8 @@ def test_a_label_map_changes_the_image_and_none_is_none(fitted: FittedScans) -> 
         replace(fitted.condition([{}, {}]), channels=torch.zeros(2, 1, 16, 20, 16)),
         sampler=fitted.model.sampler(3),
     )
+    assert fitted.tones is not None
+    nothing = torch.from_numpy(fitted.tones(nothing.numpy()))
     assert torch.equal(blank, nothing) and not torch.equal(blank, with_maps)
 
 

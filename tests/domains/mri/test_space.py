@@ -12,7 +12,7 @@ import pytest
 from scipy import ndimage
 
 from ebbtide.domains.mri.collection import Collection, collect, read_subject
-from ebbtide.domains.mri.intensity import Scale, box, look
+from ebbtide.domains.mri.intensity import Scale, Tones, box, look
 from ebbtide.domains.mri.nifti import read_volume
 from ebbtide.domains.mri.placing import canonical
 from ebbtide.domains.mri.resampling import Line, Resampling
@@ -367,3 +367,15 @@ def test_canonical_axes_point_right_anterior_superior(axes: str, scenes: Any) ->
     spatial = scenes.affine((1, 2, 3), axes)
     turned = spatial @ canonical(spatial, (4, 5, 6))
     assert (np.diag(turned)[:3] > 0).all() and np.count_nonzero(np.abs(turned[:3, :3]) > 1e-9) == 3
+
+
+def test_tones_give_samples_the_distribution_of_the_data() -> None:
+    """Gaussian samples become as bounded as the uniform data are, and none overtakes another."""
+    rng = np.random.default_rng(0)
+    real, made = rng.uniform(-1, 1, 20_000), rng.normal(0, 0.8, (3, 1, 20, 20, 20)).astype(np.float32)
+    toned = Tones.between([made.ravel()], [real])(made)
+    order = np.argsort(made.ravel())
+    assert (np.diff(toned.ravel()[order]) >= 0).all()
+    assert abs(toned).max() <= 1 and toned.dtype == np.float32
+    levels = np.linspace(0.01, 0.99, 50)
+    assert np.allclose(np.quantile(toned, levels), np.quantile(real, levels), atol=0.01)
