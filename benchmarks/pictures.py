@@ -20,7 +20,8 @@ Frechet distance, the kernel distance, precision, recall and coverage to real tr
 accuracy on real test pictures of a classifier that learnt from the synthetic ones alone. `real`: the test
 pictures in the place of synthetic ones. Then the right half of test pictures is filled in by the model, and
 by RePaint with the same weights and ten times as many calls of the network: PSNR in dB (range 0 to 1) over
-what was hidden, of the mean and of one draw; how much 90 % intervals of the draws cover.
+what was hidden, of the mean and of one draw; how much 90 % prediction intervals cover, by Student's law from
+the draws alone: the mean of n draws, give or take t_(n-1) times their standard deviation times sqrt(1 + 1/n).
 """
 
 from __future__ import annotations
@@ -193,6 +194,17 @@ def figures(features: Learnt, real: Tensor, made: Tensor) -> dict[str, float]:
     }
 
 
+def covered(values: Tensor, drawn: Tensor) -> Tensor:
+    """bool (B, C, *S): values that lie in the 90 % prediction interval of draws (n, B, C, *S).
+
+    It lies around the mean of these draws and no better one: a black pixel is where most draws are, and
+    their small scatter around another mean would miss it.
+    """
+    count = len(drawn)
+    wide = float(student.ppf(0.95, count - 1)) * math.sqrt(1 + 1 / count)
+    return (values - drawn.mean(0)).abs() <= wide * drawn.std(0)
+
+
 def completion(
     fitted: FittedImages, x: Tensor, labels: Tensor, draws: int, calls: int
 ) -> list[dict[str, Any]]:
@@ -215,12 +227,11 @@ def completion(
         with torch.no_grad(), half():
             parts.append(repaint(model.denoiser, space.shape, keys[some], told, like=values[:0]).float())
     theirs = torch.where(seen.repeat(draws, 1, 1, 1), values.repeat(draws, 1, 1, 1), torch.cat(parts))
-    wide, table = float(student.ppf(0.95, draws - 1)), []
+    table = []
     both = (("ebbtide", ours, mean, calls + 2), ("RePaint", theirs, None, 10 * calls))
     for name, drawn, middle, used in both:
         drawn = drawn.reshape(draws, *values.shape)
         middle = drawn.mean(0) if middle is None else middle
-        inside = (values - middle).abs() <= wide * drawn.std(0)
         shown, one = space.unstandardised(middle), space.unstandardised(drawn[0])
         hidden = ~seen & (space.unstandardised(values).std(0, keepdim=True) > 0.02)
         table.append(
@@ -229,7 +240,7 @@ def completion(
                 "calls": used,
                 "mean": float(psnr(shown, x, mask=~seen).mean()),
                 "one draw": float(psnr(one, x, mask=~seen).mean()),
-                "cover": float(inside[hidden].double().mean()),
+                "cover": float(covered(values, drawn)[hidden].double().mean()),
             }
         )
     return table

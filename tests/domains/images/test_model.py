@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from ebbtide.domains.images.collection import Collection, collect
-from ebbtide.domains.images.model import FittedImages
+from ebbtide.domains.images.model import FittedImages, recommended
 from ebbtide.domains.images.pictures import Picture
 from ebbtide.domains.images.space import ImageSpace
 from ebbtide.shared.centre import GaussianCentre
@@ -109,3 +110,11 @@ def test_a_way_between_two_pictures_has_them_at_its_ends(shapes: Path) -> None:
     assert (np.diff(first) > -1).all() and (np.diff(last) < 1).all()
     some = fitted.between(ends, torch.linspace(0, 1, 40)[10:12], keys[torch.arange(10, 12)], NOTHING)
     assert np.array_equal(some, made[10:12])
+
+
+def test_captions_are_attended_to_where_things_have_a_shape() -> None:
+    plain, told = (recommended((3, 16, 16), 2000, captions=captions) for captions in (False, True))
+    assert plain.attention == (2,) and not plain.coordinates
+    assert told.attention == (1, 2) and told.coordinates
+    differs = {name for name, value in asdict(told).items() if value != asdict(plain)[name]}
+    assert differs == {"attention", "coordinates", "density_mean", "density_std"}
