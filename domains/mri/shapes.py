@@ -8,7 +8,7 @@ lies deepest in, so that neighbours stay neighbours without a gap between them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -24,6 +24,7 @@ COMPONENTS = 12
 """Of the Gaussian, at most."""
 FAR = 8.0
 """Voxels from a border beyond which a distance tells nothing more."""
+_ROUNDS, _MAPS = 12, 48  # of finding the levels, and maps drawn in each
 _HALVED = 2  # distances are smooth: kept at half the resolution
 
 
@@ -35,11 +36,14 @@ class LabelShapes:
         labels: their values, beside 0.
         size: (S) voxels of the grid.
         gaussian: of (1 + K, *S / 2) signed distances in voxels, positive inside: of all labels, of each.
+        levels: (1 + K,) voxels, added to what is drawn. An average of distances is smoother than each, and
+            cuts thin ends short: these make drawn labels as large as those of training, on average.
     """
 
     labels: tuple[int, ...]
     size: tuple[int, ...]
     gaussian: GaussianCentre
+    levels: Tensor
 
     @classmethod
     def fit(cls, maps: Sequence[np.ndarray], labels: Sequence[int]) -> Self:
@@ -52,13 +56,29 @@ class LabelShapes:
             raise ValueError("shapes are learnt from label maps of one shape, at least one")
         distances = torch.stack([_distances(one, labels) for one in maps])
         gaussian = GaussianCentre.fit(_coarse(distances), components=COMPONENTS)
-        return cls(tuple(labels), maps[0].shape, gaussian)
+        shapes = cls(tuple(labels), maps[0].shape, gaussian, torch.zeros(1 + len(labels)))
+        return shapes.levelled(np.mean([[np.sum(one == label) for label in labels] for one in maps], 0))
+
+    def levelled(self, volumes: np.ndarray) -> Self:
+        """With the levels at which labels have mean volumes (K,) in voxels."""
+        wanted, levels = torch.tensor(volumes).clamp(min=1.0), torch.zeros(1 + len(self.labels))
+        shapes = self
+        for _ in range(_ROUNDS):
+            drawn = shapes.draw(Keys.range(0, _MAPS))
+            found = torch.stack([(drawn == label).sum() for label in self.labels]) / _MAPS
+            found = found.double().clamp(min=1.0)
+            # A border moved by a voxel changes a volume by a third or more: as a share it is no less.
+            levels[0] += float((wanted.sum() / found.sum()).log())
+            levels[1:] += ((wanted / wanted.sum()) / (found / found.sum())).log().clamp(-1, 1).float()
+            shapes = replace(self, levels=levels.clone())
+        return shapes
 
     def draw(self, keys: Keys) -> Tensor:
         """(B, *S) int64 label maps; map b depends on keys[b] alone. What the components leave over is not
         drawn: it is noise without neighbours, and would fray the borders."""
         z = keys.normal((self.gaussian.loadings.shape[1],), "label shapes", torch.float32)
         fine = self._fine(self.gaussian.mean + z @ self.gaussian.loadings.T)
+        fine = fine + self.levels[:, None, None, None]
         place = fine[:, 1:].argmax(1)
         return torch.where(fine[:, 0] > 0, torch.tensor(self.labels)[place], 0)
 
@@ -76,7 +96,8 @@ class LabelShapes:
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """JSON and tensors for a model folder."""
         config = {"labels": list(self.labels), "components": self.gaussian.loadings.shape[1]}
-        return config, {f"shapes.{name}": t.half() for name, t in self.gaussian.state_dict().items()}
+        tensors = {f"shapes.{name}": t.half() for name, t in self.gaussian.state_dict().items()}
+        return config, tensors | {"shapes.levels": self.levels}
 
     @classmethod
     def from_state(
@@ -86,8 +107,10 @@ class LabelShapes:
         labels = tuple(config["labels"])
         shape = (1 + len(labels), *(-(-n // _HALVED) for n in size))
         gaussian = GaussianCentre.blank(shape, config["components"])
-        gaussian.load_state_dict({name.removeprefix("shapes."): t.float() for name, t in tensors.items()})
-        return cls(labels, size, gaussian)
+        held = {name.removeprefix("shapes."): t.float() for name, t in tensors.items()}
+        levels = held.pop("levels", torch.zeros(1 + len(labels)))
+        gaussian.load_state_dict(held)
+        return cls(labels, size, gaussian, levels)
 
 
 def one_hot(labels: Tensor, values: Sequence[int]) -> Tensor:
