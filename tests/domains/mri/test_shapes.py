@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -70,3 +72,21 @@ def test_one_hot_is_plus_inside_and_minus_outside() -> None:
     held = one_hot(torch.tensor([[[[0, 3], [7, 3]]]]), (3, 7))
     assert held.shape == (1, 2, 1, 2, 2) and set(held.unique().tolist()) == {-1.0, 1.0}
     assert held[0, 0].flatten().tolist() == [-1, 1, -1, 1]
+
+
+def test_thin_shapes_that_move_are_drawn_as_large_as_they_are() -> None:
+    """Rods of radius 2 that lie anywhere within six voxels: their average distance is hardly positive."""
+    rng = np.random.default_rng(0)
+    x, y, z = np.indices(SIZE)
+    maps = [
+        np.where((x - a) ** 2 + (y - b) ** 2 < 5, 1, 0) * ((z > 3) & (z < 16))
+        for a, b in rng.uniform(8, 14, (40, 2))
+    ]
+    shapes = LabelShapes.fit(maps, (1,))
+    truth = np.mean([one.sum() for one in maps])
+    size = shapes.draw(Keys.range(9, 100)).sum((1, 2, 3)).double().mean()
+    unlevelled = (
+        replace(shapes, levels=torch.zeros(2)).draw(Keys.range(9, 100)).sum((1, 2, 3)).double().mean()
+    )
+    assert size == pytest.approx(truth, rel=0.12)
+    assert unlevelled < 0.9 * truth
