@@ -1,6 +1,7 @@
 """Generate real tables anew, and measure how like them the rows are, beside simple ways and published ones.
 
     python benchmarks/generation.py DATA [--tables adult] [--methods ebbtide copula marginals] [--seeds 0 1]
+    python benchmarks/generation.py DATA --methods ctgan tvae --peer-python PATH [--peer-epochs 300]
     python benchmarks/generation.py --report
 
 The protocol is TabDiff's (Shi et al., ICLR 2025), on the split of the DiffPuter benchmark: a method learns
@@ -11,7 +12,8 @@ be told apart) by scikit-learn's histogram gradient boosting, where the papers h
 logistic regression; alpha-precision and beta-recall on 8,000 rows; AUC on the test split of boosting that
 was trained on synthetic rows; DCR, the share of synthetic rows nearer to the train split than to as many
 test rows (TabDiff trains anew on halves for it; here 50 % is ideal too, but the model is the same). `real`
-is the test split in the place of synthetic rows: what a perfect generator gets.
+is the test split in the place of synthetic rows: what a perfect generator gets. `ctgan` and `tvae` are run by
+the Python of another environment (see `generation_peers.py`), with their own defaults.
 
 A seed is of training and sampling both. Results are appended to `benchmarks/results/generation.jsonl`;
 what is there is not run again.
@@ -23,8 +25,10 @@ import argparse
 import json
 import os
 import resource
+import subprocess
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +39,8 @@ import pandas as pd
 FOLDER = Path(__file__).parent / "results"
 RESULTS = FOLDER / "generation.jsonl"
 NEIGHBOURS = 8_000
-Measures = dict[str, float]
+Measures = dict[str, Any]
+Method = Callable[[pd.DataFrame, dict[str, str], int], tuple[pd.DataFrame, Measures]]
 # As `NAMES`, with XGBoost, and seconds of training on a GPU: Shi et al. 2025 (Shape, Trend, AUC), and the
 # runs of the TabPC paper (the rest).
 PUBLISHED: dict[str, dict[str, tuple[float | None, ...]]] = {
@@ -141,7 +146,31 @@ def copula(train: pd.DataFrame, kinds: dict[str, str], seed: int) -> tuple[pd.Da
     return pd.DataFrame(drawn), {"train_s": trained - begun, "sample_s": time.process_time() - trained}
 
 
-METHODS: dict[str, Callable[[pd.DataFrame, dict[str, str], int], tuple[pd.DataFrame, Measures]]] = {
+def peer(
+    train: pd.DataFrame, kinds: dict[str, str], seed: int, *, method: str, python: str, epochs: int
+) -> tuple[pd.DataFrame, Measures]:
+    """CTGAN or TVAE, by the Python of an environment that has them."""
+    script = str(Path(__file__).with_name("generation_peers.py"))
+    with tempfile.TemporaryDirectory() as folder:
+        learn, rows = Path(folder) / "train.csv", Path(folder) / "rows.csv"
+        train.to_csv(learn, index=False)
+        options = ["--epochs", str(epochs), "--seed", str(seed), "--categories", *_categories(train, kinds)]
+        done = subprocess.run(
+            [python, script, method, str(learn), str(rows), *options],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        made = pd.read_csv(rows, keep_default_na=False).astype(train.dtypes.to_dict())
+    return made, json.loads(done.stdout.splitlines()[-1])
+
+
+def _categories(train: pd.DataFrame, kinds: dict[str, str]) -> list[str]:
+    """What is not a number: what the benchmark calls so, and text."""
+    return [name for name in train.columns if name in kinds or train[name].dtype.kind not in "iuf"]
+
+
+METHODS: dict[str, Method] = {
     "ebbtide": ebbtide,
     "copula": copula,
     "marginals": marginals,
@@ -179,13 +208,15 @@ def measure(
     }
 
 
-def run(data: Path, name: str, method: str, seed: int, keep: Path | None) -> dict[str, Any]:
+def run(
+    data: Path, name: str, method: str, seed: int, keep: Path | None, peers: Mapping[str, Method]
+) -> dict[str, Any]:
     """One method on one table."""
     train, test, kinds, target = load(data, name)
     if method == "real":
         rows, took = test, {"train_s": 0.0, "sample_s": 0.0}
     else:
-        rows, took = METHODS[method](train, kinds, seed)
+        rows, took = {**METHODS, **peers}[method](train, kinds, seed)
     if keep is not None:
         rows.to_csv(keep / f"{name}_{method}_{seed}.csv", index=False)
     figures = measure(train, rows, test, kinds, target, seed)
@@ -249,16 +280,22 @@ def main() -> None:
     words.add_argument("--methods", nargs="+", default=["real", "ebbtide", "copula", "marginals"])
     words.add_argument("--seeds", nargs="+", type=int, default=[0])
     words.add_argument("--keep", type=Path, help="a folder for the synthetic tables")
+    words.add_argument("--peer-python", help="of an environment with ctgan, for ctgan and tvae")
+    words.add_argument("--peer-epochs", type=int, default=300)
     words.add_argument("--report", action="store_true")
     given = words.parse_args()
     found = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
+    own = {"python": given.peer_python, "epochs": given.peer_epochs}
+    peers: dict[str, Method] = {}
+    if given.peer_python:
+        peers = {name: partial(peer, method=name, **own) for name in ("ctgan", "tvae")}
     if given.data is not None:
         have = {(one["table"], one["method"], one["seed"]) for one in found}
         wanted = [(t, m, s) for t in given.tables for m in given.methods for s in given.seeds]
         for table, method, seed in wanted:
             if (table, method, seed) in have:
                 continue
-            one = run(given.data, table, method, seed, given.keep)
+            one = run(given.data, table, method, seed, given.keep, peers)
             print(json.dumps(one), flush=True)
             found.append(one)
             with RESULTS.open("a") as file:

@@ -83,8 +83,11 @@ def compare(
         "size": list(space.shape),
         "counts": {name: len(found) for name, found in sets.items() if found is not None},
         "notes": list(report.notes),
-        "copies": {"threshold": report.copies.threshold, "flagged": int(report.copies.flagged.sum())},
-        "planted_copies_found": dict(report.planted),
+        "copies": {
+            "threshold": report.search.copies.threshold,
+            "flagged": int(report.search.copies.flagged.sum()),
+        },
+        "planted_copies_found": dict(report.search.planted),
         "levels": {part: LEVELS[title] for part, (title, _) in verdict.items()},
         "seed": seed,
     }
@@ -134,16 +137,20 @@ def _sheets(
     some, real = fake.rows(SHOWN, seed), train.rows(SHOWN, seed)
     both = [*tiles(train, real), *tiles(fake, some)]
     names = ["real"] * len(real) + ["synthetic"] * len(some)
-    near = report.copies.distances.argsort()[:SUSPECTS]
+    near = report.search.copies.distances.argsort()[:SUSPECTS]
     pairs = [
         tile
         for pair in zip(
-            tiles(fake, report.compared[near]), tiles(train, report.copies.positions[near]), strict=True
+            tiles(fake, report.compared[near]),
+            tiles(train, report.search.copies.positions[near]),
+            strict=True,
         )
         for tile in pair
     ]
     marks = [
-        mark for row in near.tolist() for mark in ("synthetic", f"apart {report.copies.distances[row]:.3f}")
+        mark
+        for row in near.tolist()
+        for mark in ("synthetic", f"apart {report.search.copies.distances[row]:.3f}")
     ]
     shared = {"Synthetic pictures": png(tiles(fake, some), (), 8, "SYNTHETIC")}
     return shared, {
@@ -210,14 +217,19 @@ def _use(report: Report, fake: Pictures) -> tuple[str, list[str]]:
 
 
 def _copying(report: Report) -> tuple[str, list[str]]:
-    flagged, count = int(report.copies.flagged.sum()), len(report.copies.flagged)
-    by_chance = float(binom.sf(flagged - 1, count, report.copies.expected))  # so many or more
-    found = float(np.mean(list(report.planted.values())))
-    searched = f"The search finds {_percent(found)} of copies that were planted."
-    said = f"{flagged} of {count} lie nearer to a training picture than 99 % of real pictures do to others"
+    copies = report.search.copies
+    flagged, count = int(copies.flagged.sum()), len(copies.flagged)
+    usual = max(report.search.reference, copies.expected)
+    by_chance = float(binom.sf(flagged - 1, count, usual))  # so many or more
+    weakest = min(report.search.planted, key=lambda what: report.search.planted[what])
+    searched = (
+        f"The search finds {_percent(report.search.power)} of copies that were planted; it is weakest for "
+        f"those {weakest}: {_percent(report.search.planted[weakest])}."
+    )
+    said = f"{flagged} of {count} lie as near to a training picture as copies do"
     if by_chance < SURE:
         return "Some may be copies", [f"{said}, more than chance explains: look at them.", searched]
-    if found < 0.5:
+    if report.search.power < 0.5:
         return "Not assessed", [f"{searched} That is too few to say that there are none."]
     return "No copies found", [
         f"{said}, no more than chance explains. {searched}",

@@ -6,21 +6,21 @@ since it depends on the features and on how many pictures there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...shared.measures import Copies, frechet_distance, kernel_distance, nearest, prdc
 from ...shared.noise import Keys
 from .. import Figure
+from .copied import PLANTED, CopySearch, search
 from .features import Extractor, inception, learn
 
 MOST = 5000
 """Pictures of each set that are compared."""
-NEIGHBOURS, CANDIDATES, PLANTED = 5, 20, 50
+NEIGHBOURS = 5
 Progress = Callable[[str, float], None]
 
 
@@ -64,16 +64,15 @@ class Report:
     Args:
         figures: by part: fidelity, utility, privacy.
         notes: how it was measured, and what was left out.
-        copies: in pixels: which synthetic pictures are nearest to which training pictures.
-        compared: rows of the synthetic pictures that `copies` speaks of, in its order.
-        planted: share of planted copies that the same search found, by what was done to them.
+        search: in pixels: which synthetic pictures are nearest to which training pictures, and what the same
+            search finds of planted copies.
+        compared: rows of the synthetic pictures that `search` speaks of, in its order.
     """
 
     figures: Mapping[str, tuple[Figure, ...]]
     notes: tuple[str, ...]
-    copies: Copies
+    search: CopySearch
     compared: Tensor
-    planted: Mapping[str, float]
 
     def __getitem__(self, name: str) -> Figure:
         return next(figure for part in self.figures.values() for figure in part if figure.name == name)
@@ -129,14 +128,14 @@ def measure(
     else:
         notes.append(why_not)
     tell("looking for copies", 0.5)
-    copies, planted, privacy = _copied(network, train, pair[0], None if held is None else pair[1], seed)
+    found, privacy = _copied(network, train, pair[0], None if held is None else pair[1], seed)
     utility: list[Figure] = []
     if fake.labels is not None and network.task == "classes" and other.labels is not None:
         tell("training on synthetic pictures", 0.7)
         fidelity.append(_agreement(network.predict, *pair))
         utility.append(_utility(learning, other, fake, seed, steps))
     figures = {"fidelity": tuple(fidelity), "utility": tuple(utility), "privacy": tuple(privacy)}
-    return Report(figures, tuple(notes), copies, fake.rows(count, seed), planted)
+    return Report(figures, tuple(notes), found, fake.rows(count, seed))
 
 
 def _distances(
@@ -162,61 +161,42 @@ def _distances(
 
 def _copied(
     extract: Extractor, train: Pictures, fake: Pictures, held: Pictures | None, seed: int
-) -> tuple[Copies, dict[str, float], list[Figure]]:
-    """Nearest training pictures in pixels (over flips and shifts) and in features; and what the same search
-    in pixels finds of copies that were planted."""
-    near = nearest_picture(fake.pixels, train.pixels)
+) -> tuple[CopySearch, list[Figure]]:
+    """Nearest training pictures in pixels (over flips and shifts) and in features; and what the search in
+    pixels finds of copies that were planted."""
     known = extract(train.pixels)
-    near_features = nearest(extract(fake.pixels), known)
-    if held is not None:
-        usual, usual_features = (
-            nearest_picture(held.pixels, train.pixels)[0],
-            nearest(extract(held.pixels), known)[0],
-        )
-    else:
-        rows = train.rows(len(fake), seed)
-        usual = nearest_picture(train.pixels[rows], train.pixels, but=rows)[0]
-        usual_features = _nearest_other(known, rows)
-    in_pixels = Copies.judged(*near, usual)
-    in_features = Copies.judged(*near_features, usual_features)
-    planted = {}
-    for what, copy in _plants(train.some(PLANTED, seed).pixels, seed).items():
-        seen = nearest_picture(copy, train.pixels)[0] < in_pixels.threshold
-        seen |= nearest(extract(copy), known)[0] < in_features.threshold
-        planted[what] = float(seen.double().mean())
-    about = "Share nearer to a training picture than all but 1 % of real pictures are to others"
-    found = sum(planted.values()) / len(planted)
-    return (
-        in_pixels,
-        planted,
-        [
-            Figure(
-                "copies in pixels",
-                in_pixels.share,
-                in_pixels.expected,
-                None,
-                f"{about}, flipped or shifted too.",
-            ),
-            Figure(
-                "copies in features", in_features.share, in_features.expected, None, f"{about}, by features."
-            ),
-            Figure(
-                "planted copies found", found, None, 1.0, "What the search finds of copies that were planted."
-            ),
-        ],
-    )
-
-
-def _plants(pixels: Tensor, seed: int) -> dict[str, Tensor]:
-    """Copies as a model makes them, by what was done to them."""
-    noise = Keys.range(seed, len(pixels)).normal(tuple(pixels.shape[1:]), "planted").float()
-    blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    return {
-        "noise": (pixels + 0.02 * noise).clamp(0, 1),
-        "mirrored and moved": pixels.flip(-1).roll(1, -1),
-        "blurred": 0.7 * pixels + 0.3 * blurred,
-        "brighter": (1.08 * pixels).clamp(0, 1),
-    }
+    near = nearest(extract(fake.pixels), known)
+    rows = train.rows(max(len(fake), PLANTED), seed)
+    found = search(train.pixels, fake.pixels, None if held is None else held.pixels, rows, seed)
+    usual = nearest(extract(held.pixels), known)[0] if held is not None else _nearest_other(known, rows)
+    in_features = Copies.judged(*near, usual)
+    return found, [
+        Figure(
+            "copies in pixels",
+            found.copies.share,
+            found.reference,
+            None,
+            "Share far nearer to a training picture than to the next ones, as copies are; mirrored too.",
+        ),
+        Figure(
+            "copies in features",
+            in_features.share,
+            in_features.expected,
+            None,
+            "Share nearer to a training picture, by features, than all but 1 % of real ones are to others.",
+        ),
+        Figure(
+            "planted copies found",
+            found.power,
+            None,
+            1.0,
+            "What the search in pixels finds of copies that were planted.",
+        ),
+        *(
+            Figure(f"planted copies found: {what}", share, None, 1.0, "The same, of this sort alone.")
+            for what, share in found.planted.items()
+        ),
+    ]
 
 
 def _nearest_other(features: Tensor, rows: Tensor) -> Tensor:
@@ -227,74 +207,6 @@ def _nearest_other(features: Tensor, rows: Tensor) -> Tensor:
         apart[torch.arange(len(part)), part] = torch.inf
         found.append(apart.min(1).values)
     return torch.cat(found)
-
-
-def nearest_picture(
-    pixels: Tensor, among: Tensor, *, shift: int = 1, but: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """The nearest of `among` to each picture, which may be mirrored, and moved by up to `shift` pixels.
-
-    Small versions of all, moved in every way, are compared first; the nearest few of those pixel by pixel.
-
-    Args:
-        pixels: (n, C, H, W).
-        among: (m, C, H, W).
-        shift: along each axis.
-        but: (n,) a row of `among` that does not count, for each picture: itself.
-
-    Returns:
-        Root mean squared difference (n,) over what both show, and positions (n,).
-    """
-    small = _small(among)
-    candidates = min(CANDIDATES, len(among) - (but is not None))
-    distances, positions = [], []
-    for start, rows in zip(range(0, len(pixels), 256), pixels.split(256), strict=True):
-        apart = torch.full((len(rows), len(among)), torch.inf)
-        for moved in _variants(rows, shift):
-            torch.minimum(apart, torch.cdist(_small(moved), small), out=apart)
-        if but is not None:
-            apart[torch.arange(len(rows)), but[start : start + len(rows)]] = torch.inf
-        chosen = apart.topk(candidates, largest=False).indices
-        best = _apart(rows, among[chosen], shift).min(1)
-        distances.append(best.values)
-        positions.append(chosen.gather(1, best.indices[:, None])[:, 0])
-    return torch.cat(distances).double(), torch.cat(positions)
-
-
-def _small(pixels: Tensor) -> Tensor:
-    """(n, C 49): 7 x 7 means."""
-    return F.adaptive_avg_pool2d(pixels.float(), 7).flatten(1)
-
-
-def _variants(pixels: Tensor, shift: int) -> Iterator[Tensor]:
-    """The pictures mirrored and moved in every way, what comes in at the border repeating it."""
-    height, width = pixels.shape[-2:]
-    padded = F.pad(pixels.float(), (shift,) * 4, mode="replicate")
-    for mirrored in (padded, padded.flip(-1)):
-        for down in range(2 * shift + 1):
-            for right in range(2 * shift + 1):
-                yield mirrored[..., down : down + height, right : right + width]
-
-
-def _apart(pixels: Tensor, candidates: Tensor, shift: int) -> Tensor:
-    """(B, C, H, W) and (B, K, C, H, W) -> (B, K): the least root mean squared difference over mirroring and
-    shifts, each over the part that both show."""
-    height, width = pixels.shape[-2:]
-    least = torch.full(candidates.shape[:2], torch.inf)
-    for mirrored in (pixels, pixels.flip(-1)):
-        for down in range(-shift, shift + 1):
-            for right in range(-shift, shift + 1):
-                rows, other_rows = _overlap(height, down)
-                columns, other_columns = _overlap(width, right)
-                a = mirrored[:, None, :, rows, columns]
-                b = candidates[..., other_rows, other_columns]
-                least = torch.minimum(least, (a - b).square().flatten(2).mean(2).sqrt())
-    return least
-
-
-def _overlap(length: int, moved: int) -> tuple[slice, slice]:
-    """The parts of two axes that lie over each other when the first is moved."""
-    return slice(max(moved, 0), length + min(moved, 0)), slice(max(-moved, 0), length - max(moved, 0))
 
 
 # --- use ----------------------------------------------------------------------------------------

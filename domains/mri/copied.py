@@ -14,7 +14,7 @@ person do not move: fewer than 1 in 1,000 would lie below if distances were norm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -36,8 +36,8 @@ Pair = tuple[Tensor, Tensor]
 """Scans (n, C, *S) and, bool, what of them is known."""
 FAR = 3.3
 """Standard deviations below the middle of real people's distances."""
-PLANTS = 40
-"""Copies that are planted."""
+PLANTS, EACH = 40, 8
+"""Copies that are planted: with everything done to them, and of each simpler sort."""
 _EXPECTED = 0.001
 _RANKS = 257
 _SMOOTH = 0.5  # voxels, standard deviation: half a voxel off must not matter much
@@ -117,7 +117,8 @@ class CopySearch:
         copies: of the synthetic scans.
         people: (r,) distances of real scans to the nearest other real one. twins: how many are as near as
             copies: scans of one person, or the same scan twice.
-        power: share of planted copies that were found.
+        power: share of planted copies that were found, of those with everything done to them.
+        sorts: the same by what alone was done to them.
         held: (h,) distances of held-out scans to the nearest real one, if there are any.
     """
 
@@ -125,6 +126,7 @@ class CopySearch:
     people: Tensor
     twins: int
     power: float
+    sorts: Mapping[str, float]
     held: Tensor | None
 
     def figures(self) -> list[Figure]:
@@ -143,6 +145,8 @@ class CopySearch:
                    "Median of 1 - correlation of how two people differ from the average; 0 for a copy."),
             Figure("planted copies found", self.power, None, 1.0,
                    "Real scans, mirrored, moved, with another contrast and some grain: are they found?"),
+            *(Figure(f"planted copies found: {sort}", share, None, 1.0, "The same, nothing else done.")
+              for sort, share in self.sorts.items()),
         ]  # fmt: skip
 
     def facts(self, names: Sequence[str]) -> dict[str, Any]:
@@ -152,6 +156,7 @@ class CopySearch:
             "threshold": round(self.copies.threshold, 4),
             "flagged": flagged,
             "planted_found": self.power,
+            "planted_found_by_sort": dict(self.sorts),
             "real_people": len(self.people),
             "real_twins": self.twins,
         }
@@ -171,8 +176,10 @@ def search(real: Pair, fake: Pair, held: Pair | None, backgrounds: tuple[bool, .
     people, _ = among_themselves(real, backgrounds)
     copies = judged(*nearest(likeness, fake), people, apart)
     power = float(((apart < copies.threshold) & (where == whom)).double().mean())
+    found = {sort: nearest(likeness, scans)[0] for sort, scans in simple(real, EACH, seed).items()}
+    sorts = {sort: float((each < copies.threshold).double().mean()) for sort, each in found.items()}
     others = None if held is None else nearest(likeness, held)[0]
-    return CopySearch(copies, people, int((people < copies.threshold).sum()), power, others)
+    return CopySearch(copies, people, int((people < copies.threshold).sum()), power, sorts, others)
 
 
 def nearest(likeness: Likeness, scans: Pair) -> tuple[Tensor, Tensor]:
@@ -229,6 +236,25 @@ def planted(real: Pair, count: int, seed: int) -> tuple[Pair, Tensor]:
         toned = moved.clamp(min=0) ** (0.7 * 2 ** u[4]) * (0.8 + 0.4 * u[5])
         made.append(toned + 0.02 * noise * (moved > _SEEN))
     return (torch.stack(made), torch.stack(known)), whom
+
+
+def simple(real: Pair, count: int, seed: int) -> dict[str, Pair]:
+    """Copies of some real scans to which one thing was done."""
+    volumes, seen = real
+    keys = Keys.range(seed, len(volumes))
+    some = keys.uniform((), "simple copies").argsort()[:count]
+    one, own = volumes[some], seen[some]
+    grain = Keys.range(seed, len(some)).normal(tuple(volumes.shape[1:]), "grain of simple copies").to(one)
+    moved = torch.from_numpy(ndimage.shift(one.numpy(), (0, 0, 1, -1, 0.5), order=1, mode="nearest"))
+    known = torch.from_numpy(
+        ndimage.shift(own.numpy().astype(np.float32), (0, 0, 1, -1, 0.5), order=1) > 0.99
+    )
+    return {
+        "exact": (one, own),
+        "mirrored": (one.flip(2), own.flip(2)),
+        "moved": (moved, known),
+        "jittered": (one + 0.03 * grain * (one > _SEEN), own),
+    }
 
 
 def _ranks(one: Tensor, known: Tensor, backgrounds: Sequence[bool]) -> Tensor:

@@ -266,3 +266,25 @@ def test_planted_copies_are_found_whatever_their_share(share: float, sort: str) 
     found = find_copies(encode_pair(real, pd.concat([made.iloc[count:], copied]), held), 0)
     assert found.near_training.successes >= 0.95 * count
     assert clean <= 0.01 * REAL and found.holdout_flagged.share < 0.01
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize("sort", ["exact", "jittered"])
+def test_planted_copies_are_found_in_a_real_table(share: float, sort: str) -> None:
+    """Cells of breasts, 569 people and ten numbers each: the same bars."""
+    from sklearn.datasets import load_breast_cancer
+
+    frame = load_breast_cancer(as_frame=True).frame.iloc[:, [*range(10), 30]]
+    frame = frame.sample(frac=1, random_state=0).reset_index(drop=True)
+    real, held, made = frame.iloc[:269], frame.iloc[269:419], frame.iloc[419:]
+    count = round(share * 150)
+    pair = encode_pair(real, made, held)
+    clean = find_copies(pair, 0)
+    copied = real.iloc[:count].copy()
+    if sort == "jittered":
+        numbers = copied.columns[:10]
+        noise = np.random.default_rng(4).standard_normal((count, 10))
+        copied[numbers] += 0.01 * real[numbers].std().to_numpy() * noise
+    found = find_copies(encode_pair(real, pd.concat([made.iloc[count:], copied]), held), 0)
+    assert found.near_training.successes >= 0.95 * count
+    assert clean.near_training.share < 0.01 and clean.holdout_flagged.share < 0.01

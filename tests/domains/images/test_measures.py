@@ -9,8 +9,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from ebbtide.domains.images.copied import judged, nearest_pictures, planted, search, unusual
 from ebbtide.domains.images.features import inception, learn, rotated
-from ebbtide.domains.images.measures import Pictures, measure, nearest_picture
+from ebbtide.domains.images.measures import Pictures, measure
 
 
 @functools.cache
@@ -72,9 +73,14 @@ def test_real_pictures_score_as_real_ones_and_damaged_ones_worse() -> None:
     assert bad["copies in features"].synthetic >= 0.1
     assert good["class agreement"].synthetic > 0.8 and good["trained on synthetic"].synthetic > 0.7
     assert bad["trained on synthetic"].synthetic < bad["trained on synthetic"].reference
-    assert bad.copies.positions[:40].tolist() == list(range(40)) and bad.compared[:3].tolist() == [0, 1, 2]
-    assert good.planted["noise"] == good.planted["mirrored and moved"] == 1.0
-    assert good["planted copies found"].synthetic == sum(good.planted.values()) / 4
+    assert bad.search.copies.positions[:40].tolist() == list(range(40)) and bad.compared[:3].tolist() == [
+        0,
+        1,
+        2,
+    ]
+    planted = good.search.planted
+    assert good["planted copies found"].synthetic == sum(planted.values()) / len(planted)
+    assert good["planted copies found: moved"].synthetic == planted["moved"]
 
 
 def test_a_missing_class_costs_coverage_and_recall() -> None:
@@ -90,14 +96,45 @@ def test_a_missing_class_costs_coverage_and_recall() -> None:
 
 def test_the_nearest_picture_is_found_mirrored_and_shifted() -> None:
     among = torch.rand(60, 3, 20, 17, generator=torch.Generator().manual_seed(0))
-    moved = among[[7, 30, 59]].flip(-1).roll((1, -1), (-2, -1))
-    distance, position = nearest_picture(moved, among)
-    assert position.tolist() == [7, 30, 59] and distance.max() < 1e-6
-    plain, where = nearest_picture(among[:5] + 0.01, among)
-    assert where.tolist() == [0, 1, 2, 3, 4]
-    torch.testing.assert_close(plain, torch.full((5,), 0.01, dtype=torch.float64), atol=1e-5, rtol=0)
+    moved = among[[7, 30, 59]].flip(-1).roll((2, -1), (-2, -1))
+    distance, position = nearest_pictures(moved, among)
+    assert position[:, 0].tolist() == [7, 30, 59] and distance[:, 0].max() < 1e-3
+    half = (among[:9, :, :-1] + among[:9, :, 1:]) / 2  # moved by half a row; the last one is repeated
+    distance, position = nearest_pictures(torch.cat([half, half[:, :, -1:]], 2), among)
+    assert position[:, 0].tolist() == list(range(9)) and distance[:, 0].max() < 1e-3
+    plain, where = nearest_pictures(among[:5] + 0.01, among)
+    assert where[:, 0].tolist() == [0, 1, 2, 3, 4]
+    torch.testing.assert_close(plain[:, 0], torch.full((5,), 0.01), atol=1e-3, rtol=0)
     fresh = torch.rand(5, 3, 20, 17, generator=torch.Generator().manual_seed(1))
-    assert nearest_picture(fresh, among)[0].min() > 0.3
+    apart, where = nearest_pictures(fresh, among)
+    assert apart.min() > 0.28 and (apart.diff(dim=1) >= 0).all() and unusual(fresh, among)[0].min() > 0.9
+    others, _ = nearest_pictures(among[:5], among, but=torch.arange(5))
+    assert others.min() > 0.28  # a picture is not its own neighbour
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_planted_copies_are_found_whatever_their_share_and_fresh_ones_are_not(
+    share: float, seed: int
+) -> None:
+    """At least 95 % of copies that are exact, mirrored, moved or jittered; under 1 % of new real pictures."""
+    order = torch.randperm(len(digits()), generator=torch.Generator().manual_seed(seed))
+    train, held, fresh = digits().pixels[order].split([800, 400, 597])
+    count, among = round(share * len(fresh)), torch.randperm(800, generator=torch.Generator().manual_seed(9))
+    for sort, copies in planted(train[among[:count]], 1).items():
+        if sort in ("exact", "mirrored", "moved", "jittered", "mirrored, moved and jittered"):
+            found = search(train, torch.cat([copies, fresh[count:]]), held, among[:400], seed)
+            assert found.copies.flagged[:count].double().mean() >= 0.95, sort
+            assert found.copies.flagged[count:].double().mean() < 0.01, sort
+            assert found.planted[sort] >= 0.95 and found.reference < 0.01
+
+
+def test_the_threshold_lies_between_real_pictures_and_copies_that_can_be_told() -> None:
+    far, one = torch.linspace(0.5, 1, 2001), torch.zeros(1)
+    told, hidden = torch.linspace(0, 0.2, 21), torch.linspace(0, 0.9, 21)
+    assert judged(one, one, far, [told]).threshold == pytest.approx((0.19 + 0.5025) / 2)
+    assert judged(one, one, far, [told, hidden]).threshold == pytest.approx((0.19 + 0.5025) / 2)
+    assert judged(one, one, far, [hidden]).threshold == pytest.approx(0.5025)
 
 
 def test_inception_is_never_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:

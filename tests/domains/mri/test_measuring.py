@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ebbtide.domains import Comparison
-from ebbtide.domains.mri.copied import Likeness, among_themselves, judged, nearest, planted
+from ebbtide.domains.mri.copied import Likeness, among_themselves, judged, nearest, planted, simple
 from ebbtide.domains.mri.domain import MriDomain
 from ebbtide.domains.mri.radiomics import intensity, label_shapes, layout, radiomics, shape, symmetry
 from ebbtide.shared.errors import InputError
@@ -118,6 +118,19 @@ def test_planted_copies_are_found_and_fresh_people_are_not() -> None:
     assert int(toned.argmin()) == 3 and float(toned.min()) < 0.5 * float(reference.min())
 
 
+def test_copies_are_of_somebody_and_differ_as_they_say() -> None:
+    people = torch.from_numpy(np.stack([person(i)[None] for i in range(8)]))
+    seen = torch.ones_like(people, dtype=torch.bool)
+    made = simple((people, seen), 3, 0)
+    whom = [next(i for i in range(8) if torch.equal(people[i], one)) for one in made["exact"][0]]
+    assert len(set(whom)) == 3
+    assert torch.equal(made["mirrored"][0], people[whom].flip(2))
+    moved = made["moved"][0][:, :, 2:-2, 2:-2, 2:-2]
+    between = (people[whom, :, 1:-3, 3:-1, 1:-3] + people[whom, :, 1:-3, 3:-1, 2:-2]) / 2
+    torch.testing.assert_close(moved, between, atol=1e-5, rtol=0)
+    assert 0.02 < float((made["jittered"][0] - people[whom])[people[whom] > 0.1].std()) < 0.04
+
+
 def test_what_is_not_known_does_not_count() -> None:
     people = torch.from_numpy(np.stack([person(i)[None] for i in range(6)]))
     seen = torch.ones_like(people, dtype=torch.bool)
@@ -166,7 +179,8 @@ def test_fresh_people_pass_and_copies_do_not(folders: dict[str, Path], fresh: Co
     copied = compared(folders, "copies")
     privacy = {f.name: f for f in fresh.figures["privacy"]}
     assert privacy["share that are copies"].synthetic == 0 == privacy["share that are copies"].reference
-    assert privacy["planted copies found"].synthetic >= 0.95  # type: ignore[operator]
+    for what in ("", ": exact", ": mirrored", ": moved", ": jittered"):
+        assert privacy[f"planted copies found{what}"].synthetic >= 0.95  # type: ignore[operator]
     assert fresh.verdict["privacy"][0] == "No copy found by this search"
     assert {f.name: f for f in copied.figures["privacy"]}["share that are copies"].synthetic == 1
     assert (
