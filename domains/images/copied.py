@@ -68,11 +68,14 @@ def search(train: Tensor, fake: Tensor, held: Tensor | None, some: Tensor, seed:
     Args:
         train, fake: (n, C, H, W) and (m, C, H, W) in [0, 1]; more than `LOCAL` of `train`.
         held: real pictures that were not trained on, some hundred; None compares `some` with the others.
-        some: (r,) rows of `train`, of which the first `PLANTED` are planted.
+        some: (r,) rows of `train`, of which `PLANTED` from first to last are planted.
         seed: of what is done to them.
     """
     usual = unusual(train[some], train, but=some)[0] if held is None else unusual(held, train)[0]
-    plants = {what: unusual(x, train)[0] for what, x in planted(train[some[:PLANTED]], seed).items()}
+    whom = some[
+        torch.linspace(0, len(some) - 1, min(PLANTED, len(some))).long()
+    ]  # of every class, where sorted
+    plants = {what: unusual(x, train)[0] for what, x in planted(train[whom], seed).items()}
     copies = judged(*unusual(fake, train), usual, list(plants.values()))
     found = {what: float((x < copies.threshold).double().mean()) for what, x in plants.items()}
     return CopySearch(copies, float((usual < copies.threshold).double().mean()), found)

@@ -129,6 +129,14 @@ def test_planted_copies_are_found_whatever_their_share_and_fresh_ones_are_not(
             assert found.planted[sort] >= 0.95 and found.reference < 0.01
 
 
+def test_what_is_planted_is_of_all_classes() -> None:
+    grain = torch.rand(400, 1, 16, 16, generator=torch.Generator().manual_seed(3))
+    rich, plain = grain[:200], 0.5 + 0.1 * (grain[200:] - 0.5)  # copies of plain ones drown in jitter
+    train, held = torch.cat([rich[:150], plain[:150]]), torch.cat([rich[150:], plain[150:]])
+    found = search(train, held, held, torch.arange(300), 0)
+    assert found.planted["exact"] == 1 and 0.4 < found.planted["jittered"] < 0.6
+
+
 def test_the_threshold_lies_between_real_pictures_and_copies_that_can_be_told() -> None:
     far, one = torch.linspace(0.5, 1, 2001), torch.zeros(1)
     told, hidden = torch.linspace(0, 0.2, 21), torch.linspace(0, 0.9, 21)
