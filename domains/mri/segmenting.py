@@ -16,7 +16,6 @@ from .shapes import one_hot
 
 WIDTHS = (8, 16, 32)
 STEPS, BATCH, RATE = 250, 4, 3e-3
-FIRST = 0.4
 
 
 class Pairs(NamedTuple):
@@ -37,7 +36,6 @@ def learn(
     sets: Sequence[Pairs],
     values: Sequence[int],
     *,
-    first: Pairs | None = None,
     classical: bool = True,
     steps: int = STEPS,
     seed: int = 0,
@@ -47,7 +45,6 @@ def learn(
     Args:
         sets: real volumes, and others to mix in.
         values: labels to be told apart, beside 0.
-        first: volumes that a part of the steps (`FIRST`) is taught by alone, before the sets.
         classical: move, mirror, tone and blur what is shown (`changed`).
         steps, seed: the same first weights and as many steps whatever the sets.
 
@@ -65,9 +62,8 @@ def learn(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     rng = np.random.default_rng(seed)
     for step in range(steps):
-        now = sets if first is None or step >= FIRST * steps else [first]
         parts = [
-            one.rows(torch.from_numpy(rng.integers(len(one.images), size=BATCH // len(now)))) for one in now
+            one.rows(torch.from_numpy(rng.integers(len(one.images), size=BATCH // len(sets)))) for one in sets
         ]
         batch = Pairs(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
         if classical:
