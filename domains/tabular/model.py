@@ -8,11 +8,8 @@ and network and the spread of the draws are chosen (`calibration`).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,10 +202,9 @@ class TableModel:
             kept, apart = torch.from_numpy(~held), []
 
             def lessons() -> Iterator[HiddenCells]:
-                make, label = partial(model._lesson, table, fold, seed), "hiding cells and guessing them"
-                tell(label, 0.3)
-                for copy, lesson in enumerate(_ahead(make, settings.copies)):
-                    tell(label, 0.3 + 0.2 * (copy + 1) / settings.copies)
+                for copy in range(settings.copies):
+                    tell("hiding cells and guessing them", 0.3 + 0.2 * copy / settings.copies)
+                    lesson = model._lesson(table, fold, seed, copy)
                     if copy < _STOPPING and held.any():
                         apart.append(lesson[~kept])
                     yield lesson[kept]
@@ -429,15 +425,3 @@ def _as_known(coded: Coded, draws: int) -> Filled:
         np.ones(codes.shape),
         codes,
     )
-
-
-def _ahead(make: Callable[[int], HiddenCells], count: int) -> Iterator[HiddenCells]:
-    """make(0), make(1), ... in order, one being made for each thread; no more wait, for memory's sake."""
-    waiting: deque[Future[HiddenCells]] = deque()
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for number in range(count):
-            waiting.append(pool.submit(make, number))
-            if len(waiting) >= torch.get_num_threads():
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
