@@ -289,6 +289,8 @@ def main() -> None:
     peers: dict[str, Method] = {}
     if given.peer_python:
         peers = {name: partial(peer, method=name, **own) for name in ("ctgan", "tvae")}
+    if unknown := set(given.methods) - {"real", *METHODS, *peers}:
+        words.error(f"{', '.join(sorted(unknown))}: no such method (ctgan and tvae need --peer-python)")
     if given.data is not None:
         have = {(one["table"], one["method"], one["seed"]) for one in found}
         wanted = [(t, m, s) for t in given.tables for m in given.methods for s in given.seeds]

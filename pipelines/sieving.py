@@ -10,11 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..shared.measures import nearest
+from ..shared.measures import NEARER, nearest
 
 Item = TypeVar("Item", np.ndarray, Tensor)
-NEARER = 0.01
-"""A sample is a near copy when it is nearer to a real item than all but this share of real ones are."""
 TRIED = 3
 """Times as many as are wanted are drawn at most."""
 

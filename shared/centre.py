@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .data import NOTHING, Condition, Encoded
 from .denoisers import Denoiser, NetworkDenoiser, Preconditioned
+from .guidance import within
 from .noise import Keys, White, key_of
 from .schedules import Schedule
 
@@ -387,18 +388,30 @@ class CentredDenoiser(NetworkDenoiser):
 
 
 @dataclass(frozen=True)
-class CentreAlone:
-    """What a denoiser around a centre says without its network: the exact denoiser of that Gaussian."""
+class AwayFromCentre:
+    """Autoguidance (Karras et al. 2024) with a model's own centre as its worse version: D_gauss + scale (D -
+    D_gauss), which scales what the network adds, at the cost of one ordinary call.
+
+    Args:
+        denoiser: around a centre.
+        scale: 1 is the denoiser itself, 0 the centre.
+        interval: noise-to-signal ratios sigma / alpha between which to guide.
+    """
 
     denoiser: CentredDenoiser
+    scale: float
+    interval: tuple[float, float] = (0.0, math.inf)
 
     @property
     def schedule(self) -> Schedule:
         return self.denoiser.schedule
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
-        """E_gauss[x_0 | x_t, known], (B, C, *S)."""
-        return self.denoiser.precondition(x_t, t, condition).base
+        """The denoiser's answer, guided, (B, C, *S); guiding is decided by the first element's time."""
+        parts = self.denoiser.precondition(x_t, t, condition)
+        if within(self.schedule, t, self.interval):
+            parts = replace(parts, out=self.scale * parts.out)
+        return self.denoiser.finish(parts, condition.known)
 
 
 @dataclass(frozen=True)

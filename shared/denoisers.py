@@ -147,13 +147,14 @@ class NetworkDenoiser(nn.Module):
             x = torch.where(known.observed, known.values, x)
         return Preconditioned(skip * x_t, out, x, level, condition, out)
 
-    def _finish(self, parts: Preconditioned, known: Encoded | None) -> Tensor:
+    def finish(self, parts: Preconditioned, known: Encoded | None) -> Tensor:
+        """E[x_0 | x_t, ...] by one call of the network on what `precondition` prepared."""
         output = self.network(parts.x, parts.level, parts.condition).to(parts.base.dtype)
         x_0 = parts.base + parts.out * output
         return x_0 if known is None else torch.where(known.observed, known.values, x_0)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
-        return self._finish(self.precondition(x_t, t, condition), condition.known)
+        return self.finish(self.precondition(x_t, t, condition), condition.known)
 
     def loss(
         self,
@@ -177,7 +178,7 @@ class NetworkDenoiser(nn.Module):
         """
         alpha, sigma = (like(c, x_0) for c in self.schedule(t.double()))
         parts = self.precondition((alpha * x_0 + sigma * noise).to(x_0.dtype), t, condition)
-        error = self._finish(parts, condition.known) - x_0
+        error = self.finish(parts, condition.known) - x_0
         if weighting is None:
             error = error / parts.unit
         else:

@@ -22,6 +22,12 @@ View = Callable[[Condition], Condition]
 """A condition from a condition, for the whole batch: `Condition.drop`, `only("label")`, `wanting(3)`."""
 
 
+def within(schedule: Schedule, t: Tensor, interval: tuple[float, float]) -> bool:
+    """Whether the first element's noise-to-signal ratio lies in an interval."""
+    low, high = interval
+    return low <= float(schedule.ratio(t.double().reshape(-1)[0])) <= high
+
+
 def only(*names: str) -> View:
     """The condition with its wishes (label, covariates, tokens) dropped but for those named."""
 
@@ -68,7 +74,7 @@ class Composed:
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
         """E[x_0 | x_t, condition], guided, (B, C, *S); guiding is decided by the first element's time."""
-        if not _within(self, t):
+        if not within(self.schedule, t, self.interval):
             return self.denoiser(x_t, t, condition)
         weights = [weight for _, weight in self.terms]
         if weights == [1.0]:
@@ -78,12 +84,6 @@ class Composed:
             if weight:
                 x_0 = x_0 + weight * (self.denoiser(x_t, t, view(condition)) - free)
         return x_0
-
-
-def _within(guided: Composed | AutoGuided, t: Tensor) -> bool:
-    """Whether the first element's time lies in the interval."""
-    low, high = guided.interval
-    return low <= float(guided.schedule.ratio(t.double().reshape(-1)[0])) <= high
 
 
 def as_given(condition: Condition) -> Condition:
@@ -139,7 +139,7 @@ class AutoGuided:
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
         """E[x_0 | x_t, condition], guided, (B, C, *S)."""
-        if self.scale == 1 or not _within(self, t):
+        if self.scale == 1 or not within(self.schedule, t, self.interval):
             return self.denoiser(x_t, t, condition)
         x_0 = self.weak(x_t, t, condition)
         return x_0 + self.scale * (self.denoiser(x_t, t, condition) - x_0) if self.scale else x_0

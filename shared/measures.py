@@ -189,6 +189,11 @@ def nearest(x: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 
+NEARER = 0.01
+"""A synthetic sample is a near copy when it is nearer to a real one than all but this share of real ones are
+to each other."""
+
+
 @dataclass(frozen=True, eq=False)
 class Copies:
     """What a search for copies found.
@@ -209,7 +214,7 @@ class Copies:
 
     @classmethod
     def judged(
-        cls, distances: Tensor, positions: Tensor, reference: Tensor, expected: float = 0.01
+        cls, distances: Tensor, positions: Tensor, reference: Tensor, expected: float = NEARER
     ) -> Copies:
         """By distances that were measured elsewhere: `distances` (n,) of synthetic and `reference` (r,) of
         real samples that were not trained on, each to its nearest training sample."""
@@ -222,7 +227,7 @@ class Copies:
         return float(self.flagged.double().mean())
 
 
-def copies(fake: Tensor, train: Tensor, reference: Tensor, expected: float = 0.01) -> Copies:
+def copies(fake: Tensor, train: Tensor, reference: Tensor, expected: float = NEARER) -> Copies:
     """Find synthetic samples that lie nearer to a training sample than real ones that were never trained on
     do.
 

@@ -72,6 +72,7 @@ def compare(
     report = measure(
         train, held, fake, seed=seed, steps=steps, progress=lambda what, done: tell(what, 0.3 + 0.65 * done)
     )
+    copies = report.search.copies
     shared, internal = _sheets(train, fake, report, seed)
     verdict = _verdict(report, fake)
     small = [name for name, found in sets.items() if found is not None and len(found) < FEW]
@@ -83,10 +84,7 @@ def compare(
         "size": list(space.shape),
         "counts": {name: len(found) for name, found in sets.items() if found is not None},
         "notes": list(report.notes),
-        "copies": {
-            "threshold": report.search.copies.threshold,
-            "flagged": int(report.search.copies.flagged.sum()),
-        },
+        "copies": {"threshold": copies.threshold, "flagged": int(copies.flagged.sum())},
         "planted_copies_found": dict(report.search.planted),
         "levels": {part: LEVELS[title] for part, (title, _) in verdict.items()},
         "seed": seed,
@@ -137,21 +135,14 @@ def _sheets(
     some, real = fake.rows(SHOWN, seed), train.rows(SHOWN, seed)
     both = [*tiles(train, real), *tiles(fake, some)]
     names = ["real"] * len(real) + ["synthetic"] * len(some)
-    near = report.search.copies.distances.argsort()[:SUSPECTS]
+    copies = report.search.copies
+    near = copies.distances.argsort()[:SUSPECTS]
     pairs = [
         tile
-        for pair in zip(
-            tiles(fake, report.compared[near]),
-            tiles(train, report.search.copies.positions[near]),
-            strict=True,
-        )
+        for pair in zip(tiles(fake, report.compared[near]), tiles(train, copies.positions[near]), strict=True)
         for tile in pair
     ]
-    marks = [
-        mark
-        for row in near.tolist()
-        for mark in ("synthetic", f"apart {report.search.copies.distances[row]:.3f}")
-    ]
+    marks = [mark for row in near.tolist() for mark in ("synthetic", f"apart {copies.distances[row]:.3f}")]
     shared = {"Synthetic pictures": png(tiles(fake, some), (), 8, "SYNTHETIC")}
     return shared, {
         "Real pictures, and synthetic ones": png(both, names, 8, "Real and SYNTHETIC"),

@@ -72,9 +72,8 @@ def search(train: Tensor, fake: Tensor, held: Tensor | None, some: Tensor, seed:
         seed: of what is done to them.
     """
     usual = unusual(train[some], train, but=some)[0] if held is None else unusual(held, train)[0]
-    whom = some[
-        torch.linspace(0, len(some) - 1, min(PLANTED, len(some))).long()
-    ]  # of every class, where sorted
+    # From first to last: where pictures are sorted, of every class.
+    whom = some[torch.linspace(0, len(some) - 1, min(PLANTED, len(some))).long()]
     plants = {what: unusual(x, train)[0] for what, x in planted(train[whom], seed).items()}
     copies = judged(*unusual(fake, train), usual, list(plants.values()))
     found = {what: float((x < copies.threshold).double().mean()) for what, x in plants.items()}

@@ -230,9 +230,8 @@ def planted(real: Pair, count: int, seed: int) -> tuple[Pair, Tensor]:
         one, own = volumes[person], seen[person]
         if u[0] < 0.5:
             one, own = one.flip(1), own.flip(1)
-        step = [0.0, *(3 * x - 1.5 for x in u[1:4])]
-        moved = torch.from_numpy(ndimage.shift(one.numpy(), step, order=1, mode="nearest"))
-        known.append(torch.from_numpy(ndimage.shift(own.numpy().astype(np.float32), step, order=1) > 0.99))
+        moved, inside = _moved(one, own, [0.0, *(3 * x - 1.5 for x in u[1:4])])
+        known.append(inside)
         toned = moved.clamp(min=0) ** (0.7 * 2 ** u[4]) * (0.8 + 0.4 * u[5])
         made.append(toned + 0.02 * noise * (moved > _SEEN))
     return (torch.stack(made), torch.stack(known)), whom
@@ -245,16 +244,19 @@ def simple(real: Pair, count: int, seed: int) -> dict[str, Pair]:
     some = keys.uniform((), "simple copies").argsort()[:count]
     one, own = volumes[some], seen[some]
     grain = Keys.range(seed, len(some)).normal(tuple(volumes.shape[1:]), "grain of simple copies").to(one)
-    moved = torch.from_numpy(ndimage.shift(one.numpy(), (0, 0, 1, -1, 0.5), order=1, mode="nearest"))
-    known = torch.from_numpy(
-        ndimage.shift(own.numpy().astype(np.float32), (0, 0, 1, -1, 0.5), order=1) > 0.99
-    )
     return {
         "exact": (one, own),
         "mirrored": (one.flip(2), own.flip(2)),
-        "moved": (moved, known),
+        "moved": _moved(one, own, (0, 0, 1, -1, 0.5)),
         "jittered": (one + 0.03 * grain * (one > _SEEN), own),
     }
+
+
+def _moved(values: Tensor, known: Tensor, step: Sequence[float]) -> Pair:
+    """By some voxels along each axis, and what of that is known: nothing that was half unknown."""
+    shifted = ndimage.shift(values.numpy(), step, order=1, mode="nearest")
+    inside = ndimage.shift(known.numpy().astype(np.float32), step, order=1) > 0.99
+    return torch.from_numpy(shifted), torch.from_numpy(inside)
 
 
 def _ranks(one: Tensor, known: Tensor, backgrounds: Sequence[bool]) -> Tensor:

@@ -168,7 +168,7 @@ class FittedScans:
             progress=lambda label, fraction: tell(label, 0.05 + 0.92 * fraction),
         )
         reached = _reached(seen)
-        tones = tones_of(
+        tones = _tones(
             model, data, reached, seed, lambda label, fraction: tell(label, 0.97 + 0.03 * fraction)
         )
         facts = {
@@ -442,7 +442,7 @@ def label_values(subjects: Sequence[Subject], read: Read = read_image, most: int
     return values if len(values) <= most else ()
 
 
-def tones_of(
+def _tones(
     model: GridModel, data: GridData, reached: Tensor, seed: int, progress: Progress | None = None
 ) -> Tones:
     """From samples made for what some of the training subjects are said to be."""
@@ -453,12 +453,13 @@ def tones_of(
     data = data[rows[:_SEEN]]
     samples = model.generate(keys, told, progress=progress)
     made, real = [], []
-    for channel, there in enumerate(reached):
+    for channel, most in enumerate(reached):
+        there = most if most.any() else torch.ones_like(most)  # of few images no two may reach one place
         known = there.expand(len(data), *there.shape)
         if data.observed is not None:
             known = known & data.observed[:, channel]
-        made.append(samples[:, channel][:, there].double().flatten().numpy())
-        real.append(data.values[:, channel][known].double().numpy())
+        made.append(samples[:, channel][:, there].flatten().numpy())
+        real.append(data.values[:, channel][known].numpy())
     return Tones.between(made, real)
 
 

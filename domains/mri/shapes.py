@@ -64,9 +64,11 @@ class LabelShapes:
         wanted, levels = torch.tensor(volumes).clamp(min=1.0), torch.zeros(1 + len(self.labels))
         shapes = self
         for _ in range(_ROUNDS):
-            drawn = shapes.draw(Keys.range(0, _MAPS))
-            found = torch.stack([(drawn == label).sum() for label in self.labels]) / _MAPS
-            found = found.double().clamp(min=1.0)
+            found = torch.zeros(len(self.labels), dtype=torch.float64)
+            for number in range(_MAPS):  # one at a time: many would fill the memory on a large grid
+                drawn = shapes.draw(Keys.range(0, 1, start=number))
+                found += torch.stack([(drawn == label).sum() for label in self.labels]) / _MAPS
+            found = found.clamp(min=1.0)
             # A border moved by a voxel changes a volume by a third or more: as a share it is no less.
             levels[0] += float((wanted.sum() / found.sum()).log())
             levels[1:] += ((wanted / wanted.sum()) / (found / found.sum())).log().clamp(-1, 1).float()

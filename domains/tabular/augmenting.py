@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ...shared.errors import InputError
+from ...shared.measures import NEARER
 from ...shared.noise import key_of
 from .codec import Coded, TableCodec
 from .columns import Column, tokens
@@ -24,9 +25,6 @@ from .measures.pair import Pair, Place
 from .measures.spaces import Space, nearest, nearest_others
 from .reading import TableSource
 
-NEARER = 0.01
-"""A synthetic row is a near copy when it is nearer to a real row than all but this share of real rows are to
-each other."""
 FURTHER = 0.995
 """It is implausible when its fifth real neighbour is further away than that of this share of real rows."""
 NEIGHBOUR = 5

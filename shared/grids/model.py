@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..centre import CentreAlone, CentredDenoiser, CrossFitted, GaussianCentre
+from ..centre import AwayFromCentre, CentredDenoiser, CrossFitted, GaussianCentre
 from ..data import NOTHING, Condition, Encoded
 from ..denoisers import Denoiser
 from ..distillation import FewStepGrid, JumpingCentre
 from ..errors import InputError
-from ..guidance import AutoGuided, Guided
+from ..guidance import Guided
 from ..hiding import with_done
 from ..latent import PackedNetwork
 from ..noise import Keys
@@ -151,7 +151,7 @@ class GridModel:
         Returns:
             (B, C, *S) in model space.
         """
-        denoiser = self._drawing(self.guided(guidance, negative), condition)
+        denoiser = self.guided(guidance, negative, self._drawing(condition))
 
         def some(rows: Tensor) -> Tensor:
             begin = self.denoiser.centre.prior()[0] if start is None else start[rows].to(self.device)
@@ -245,25 +245,29 @@ class GridModel:
         with torch.no_grad():
             return denoiser(alpha * centre + sigma * noise, t, told), centre
 
-    def guided(self, scale: float, negative: Tensor | None = None) -> Denoiser:
+    def guided(
+        self, scale: float, negative: Tensor | None = None, denoiser: Denoiser | None = None
+    ) -> Denoiser:
+        """Classifier-free guidance of a denoiser, the model's own by default."""
+        denoiser = denoiser or self.denoiser
+
         def reference(condition: Condition) -> Condition:
             dropped = self._unconditional(condition)
             if negative is None or dropped.tokens is None:
                 return dropped
             return replace(dropped, tokens=negative.to(dropped.tokens).expand_as(dropped.tokens))
 
-        return self.denoiser if scale == 1 else Guided(self.denoiser, scale, reference)
+        return denoiser if scale == 1 else Guided(denoiser, scale, reference)
 
-    def _drawing(self, denoiser: Denoiser, condition: Condition) -> Denoiser:
-        """With the guidance that the settings ask for when samples are made from nothing."""
-        settings = self.settings
+    def _drawing(self, condition: Condition) -> Denoiser:
+        """The denoiser, with the guidance that the settings ask for when samples are made from nothing."""
+        denoiser: Denoiser = self.denoiser
         if self.jumps:
             return denoiser
-        if settings.channel_guidance != 1 and condition.channels is not None:
-            denoiser = Guided(denoiser, settings.channel_guidance, _without_channels)
-        if settings.autoguidance != 1:
-            weak = CentreAlone(self.denoiser)
-            denoiser = AutoGuided(denoiser, weak, settings.autoguidance, _LITTLE_NOISE)
+        if self.settings.autoguidance != 1:
+            denoiser = AwayFromCentre(self.denoiser, self.settings.autoguidance, _LITTLE_NOISE)
+        if self.settings.channel_guidance != 1 and condition.channels is not None:
+            denoiser = Guided(denoiser, self.settings.channel_guidance, _without_channels)
         return denoiser
 
     def _unconditional(self, condition: Condition) -> Condition:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ebbtide.shared.centre import (
+    AwayFromCentre,
     CentredDenoiser,
     CrossFitted,
     GaussianCentre,
@@ -15,6 +16,7 @@ from ebbtide.shared.centre import (
 )
 from ebbtide.shared.data import NOTHING, Condition, Encoded
 from ebbtide.shared.exact import GaussianDenoiser
+from ebbtide.shared.guidance import AutoGuided
 from ebbtide.shared.noise import Keys
 from ebbtide.shared.samplers import Heun
 from ebbtide.shared.schedules import EDM, Cosine, RectifiedFlow
@@ -122,6 +124,24 @@ def test_its_ideal_output_has_unit_variance_and_its_loss_is_finite():
     hidden = (~mask.observed).flatten(1).any(1)
     assert loss.isfinite().all()
     assert loss[hidden].mean().item() == pytest.approx(1.0, abs=0.05)
+
+
+def test_away_from_the_centre_is_autoguidance_by_it_while_there_is_little_noise():
+    """D_gauss + scale (D - D_gauss) to rounding: as two denoisers say, at one call of the network."""
+    gauss = centre()
+
+    class Some(nn.Module):
+        def forward(self, x, level, condition):
+            return 0.3 + 0.1 * x
+
+    denoiser, alone = CentredDenoiser(Some(), EDM(), gauss), CentredDenoiser(Zero(), EDM(), gauss)
+    x_t = gauss.sample(Keys.range(0, 3))
+    away = AwayFromCentre(denoiser, 1.7, (0.0, 1.0))
+    little, much = (EDM().time(torch.tensor(ratio, dtype=torch.float64)) for ratio in (0.5, 2.0))
+    expected = AutoGuided(denoiser, alone, 1.7)(x_t, little, NOTHING)
+    assert torch.allclose(away(x_t, little), expected, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(away(x_t, little), denoiser(x_t, little), atol=1e-3)
+    assert torch.equal(away(x_t, much), denoiser(x_t, much))
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.3])
