@@ -134,9 +134,10 @@ class NetworkDenoiser(nn.Module):
     def levels(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(alpha, sigma), float64 and broadcast over x_t, and the network's noise level (B,). Float64,
         because near the ends coefficients are ratios of nearly equal numbers."""
-        t = t.to(x_t.device).double().expand(len(x_t))
-        alpha, sigma = (like(c, x_t) for c in self.schedule(t))
-        return alpha, sigma, (self.schedule.ratio(t).clamp(1e-8, 1e8).log() / 4).to(x_t.dtype)
+        t = t.to(x_t.device).double()
+        level = (self.schedule.ratio(t).clamp(1e-8, 1e8).log() / 4).to(x_t.dtype)
+        alpha, sigma = (like(c.expand(len(x_t)), x_t) for c in self.schedule(t))
+        return alpha, sigma, level.expand(len(x_t))
 
     def precondition(self, x_t: Tensor, t: Tensor, condition: Condition) -> Preconditioned:
         """What goes into the network and what becomes of its output."""
@@ -176,12 +177,12 @@ class NetworkDenoiser(nn.Module):
             where: bool (B, C, *S), entries that count: hidden from the network and yet really observed.
             weighting: weight of the squared error of x_0 as a function of log-SNR, in place of 1 / c_out^2.
         """
-        alpha, sigma = (like(c, x_0) for c in self.schedule(t.double()))
-        parts = self.precondition((alpha * x_0 + sigma * noise).to(x_0.dtype), t, condition)
-        error = self.finish(parts, condition.known) - x_0
+        alpha, sigma = (like(c, x_0).to(x_0.dtype) for c in self.schedule(t.double()))
+        parts = self.precondition(alpha * x_0 + sigma * noise, t, condition)
+        error = self.finish(parts, None) - x_0  # known entries do not count
         if weighting is None:
             error = error / parts.unit
         else:
             error = error * like(weighting(self.schedule.log_snr(t.double())).sqrt(), x_0).to(x_0.dtype)
-        error, axes = error.float() ** 2, tuple(range(1, x_0.ndim))
-        return (error * where).sum(axes) / where.sum(axes).clamp(min=1)
+        error, counts, axes = error.float().square(), where.float(), tuple(range(1, x_0.ndim))
+        return (error * counts).sum(axes) / counts.sum(axes).clamp(min=1)

@@ -13,10 +13,30 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from .data import Condition
-from .denoisers import NetworkDenoiser
+from .data import Condition, Encoded, like
+from .denoisers import NetworkDenoiser, Preconditioned
 from .embeddings import NoiseEmbedding
 from .schedules import Schedule
+
+
+class Dropout(nn.Module):
+    """`nn.Dropout`, with the chance rounded to 1/256: one random byte decides an entry, and the generator makes
+    eight bytes at once, where it is asked for every entry there. In a network this small that is seen.
+
+    Args:
+        chance: that an entry is dropped.
+    """
+
+    def __init__(self, chance: float) -> None:
+        super().__init__()
+        self.dropped = round(256 * chance)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and self.dropped):
+            return x
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: x.numel()].reshape(x.shape) >= self.dropped
+        return x * (kept.to(x.dtype) * (256 / (256 - self.dropped)))
 
 
 class ResidualLayer(nn.Module):
@@ -28,7 +48,7 @@ class ResidualLayer(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.body = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), last
+            nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), Dropout(dropout), last
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,11 +117,13 @@ class RecordsNetwork(nn.Module):
         if condition.tokens is None:
             condition = self.encode(condition)
         assert condition.tokens is not None
-        context = condition.tokens[:, 0, self.width :]
         # A sampler has the whole batch at one level, whose embedding is then computed once.
         together = not self.training and bool((level == level[0]).all())
-        embedded = self.level(level[:1] if together else level)
-        out: Tensor = self.out(self.head(self.noisy(x) + embedded + context))
+        return self.denoise(x, level[:1] if together else level, condition.tokens[:, 0, self.width :])
+
+    def denoise(self, x: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        """The head: x (B, C), level (B,) or (1,), context (B, head_width) -> (B, C)."""
+        out: Tensor = self.out(self.head(self.noisy(x) + self.level(level) + context))
         return out
 
 
@@ -111,7 +133,7 @@ class RecordsDenoiser(NetworkDenoiser):
     A training record is x_0 = (residual, more): C residuals around the centre that the denoiser diffuses,
     followed by further quantities whose expectation alone is wanted. The encoder learns the expectation of
     all of them, E[x_0 | known] (least squares), and the head the law of what is left of the residuals around
-    it: residual = expectation + e, with e diffused.
+    it: residual = expectation + e, with e diffused. What is known has a residual of 0.
 
     Args:
         columns: C.
@@ -124,6 +146,13 @@ class RecordsDenoiser(NetworkDenoiser):
     def __init__(self, network: RecordsNetwork, schedule: Schedule, columns: int, typical: float) -> None:
         super().__init__(network, schedule)
         self.columns, self.typical = columns, max(typical, 1.0)
+
+    def precondition(self, x_t: Tensor, t: Tensor, condition: Condition) -> Preconditioned:
+        parts = super().precondition(x_t, t, replace(condition, known=None))
+        return replace(parts, x=_hidden(parts.x, condition.known), condition=condition)
+
+    def finish(self, parts: Preconditioned, known: Encoded | None) -> Tensor:
+        return _hidden(super().finish(parts, None), known)
 
     def loss(
         self,
@@ -139,12 +168,20 @@ class RecordsDenoiser(NetworkDenoiser):
         Args:
             x_0, noise, where: (B, C + more); the noise of the further quantities is not used.
         """
-        condition = self.network.encode(condition)
-        expected = self.network.expectation(condition)
-        error = (expected - x_0).float() ** 2
-        mean_loss = (error * where).sum(1)
+        assert condition.channels is not None
+        record = self.network.encoder(condition.channels)
+        expected, counts = self.network.mean(record), where.to(x_0.dtype)
+        mean_loss = ((expected - x_0).square() * counts).sum(1)
         # The expectation is learned by its own loss alone; the head follows it as it improves.
         rest = (x_0 - expected.detach())[:, : self.columns]
-        counts = where[:, : self.columns]
-        level_loss = super().loss(rest, noise[:, : self.columns], t, condition, counts) * counts.sum(1)
-        return (mean_loss + level_loss) / self.typical
+        alpha, sigma = (like(c, rest).to(rest.dtype) for c in self.schedule(t.double()))
+        parts = self.precondition(alpha * rest + sigma * noise[:, : self.columns], t, condition)
+        output = self.network.denoise(parts.x, parts.level, self.network.context(record))
+        error = (parts.base + parts.out * output - rest) / parts.unit
+        level_loss = (error.square() * counts[:, : self.columns]).sum(1)
+        return ((mean_loss + level_loss) / self.typical).float()
+
+
+def _hidden(x: Tensor, known: Encoded | None) -> Tensor:
+    """x, and 0 where known. A product takes a third of the time that choosing by the mask does."""
+    return x if known is None else x * ~known.observed

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 from torch import Tensor
 
 from ...shared.masking import Cells
@@ -195,15 +194,14 @@ def _spreads(correction: Correction, found: Calibration, pair: _Pair, draws: int
 
 
 def _noise(correction: Correction, told: list[Told], keys: Keys, draws: int, p: int) -> np.ndarray:
-    """(draws, n, p) of the numbers, some rows at a time on every core."""
-
-    def some(rows: np.ndarray) -> np.ndarray:
-        return correction.noise([one[rows] for one in told], keys[torch.from_numpy(rows)], draws)[..., :p]
-
+    """(draws, n, p) of the numbers, some rows at a time."""
     n = len(told[0].added)
-    batches = np.array_split(np.arange(n), max(n // 256, 1))
-    with Parallel(torch.get_num_threads(), prefer="threads") as pool, one_thread():
-        return np.concatenate(pool(delayed(some)(rows) for rows in batches), 1)
+    parts = []
+    with one_thread():
+        for rows in np.array_split(np.arange(n), max(n // 256, 1)):
+            some = [one[rows] for one in told]
+            parts.append(correction.noise(some, keys[torch.from_numpy(rows)], draws)[..., :p])
+    return np.concatenate(parts, 1)
 
 
 def _factor(

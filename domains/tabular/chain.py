@@ -35,11 +35,6 @@ _SQUARE = (
 _FLOOR = 0.1  # least spread of a guess on the Gaussian scale
 
 
-def _threads() -> ThreadPoolExecutor:
-    """As many as torch uses. (joblib asks every 10 ms whether a task is done; the tasks here are shorter.)"""
-    return ThreadPoolExecutor(torch.get_num_threads())
-
-
 @dataclass(frozen=True)
 class Guess:
     """What the chain says of a table's missing cells; known cells are given back as they are.
@@ -162,7 +157,9 @@ class TreeChains:
         self.chains_ = count = len(blind)
         state, total = self._begin(table), max(len(self.trees) * len(self.order_), 1)
         self.forests_: list[dict[int, list[Forest]]] = []
-        with _threads() as pool:
+        # Trees are grown by several threads, and walked by one: a walk is made of short steps, and threads
+        # would hand the interpreter to each other after every one of them.
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for number in range(len(self.trees)):
                 self.forests_.append({})
                 for at, j in enumerate(self.order_):
@@ -170,7 +167,7 @@ class TreeChains:
                     grown = list(pool.map(partial(self._grow, table, state, j, number), blind, seeds))
                     self.forests_[number][j] = grown
                     if number < len(self.trees) - 1:
-                        self._agree(pool, state, j, [(np.flatnonzero(missing[:, j]), grown)])
+                        self._agree(state, j, [(np.flatnonzero(missing[:, j]), grown)])
                     if progress is not None:
                         progress("growing trees", (number * len(self.order_) + at + 1) / total)
         return self
@@ -186,19 +183,18 @@ class TreeChains:
         """
         missing, state = table.missing, self._begin(table)
         groups: list[np.ndarray] = [] if own is None else list(np.unique(own, axis=0))
-        with _threads() as pool:
-            for forests in self.forests_[:-1]:
-                for j in self.order_:
-                    places = np.flatnonzero(missing[:, j])
-                    if own is None:
-                        self._agree(pool, state, j, [(places, forests[j])])
-                        continue
-                    purpose = np.ones(len(places), bool) if hidden is None else hidden[places, j]
-                    parts = [(places[~purpose], forests[j])]
-                    for chains in groups:
-                        mine = purpose & (own[places] == chains).all(1)
-                        parts.append((places[mine], [forests[j][k] for k in chains]))
-                    self._agree(pool, state, j, parts)
+        for forests in self.forests_[:-1]:
+            for j in self.order_:
+                places = np.flatnonzero(missing[:, j])
+                if own is None:
+                    self._agree(state, j, [(places, forests[j])])
+                    continue
+                purpose = np.ones(len(places), bool) if hidden is None else hidden[places, j]
+                parts = [(places[~purpose], forests[j])]
+                for chains in groups:
+                    mine = purpose & (own[places] == chains).all(1)
+                    parts.append((places[mine], [forests[j][k] for k in chains]))
+                self._agree(state, j, parts)
         return state
 
     def guess(self, table: Table, state: np.ndarray, chain: np.ndarray) -> Guess:
@@ -214,12 +210,9 @@ class TreeChains:
         for j, (first, last) in enumerate(pairwise(self.offsets)):
             shares[:, first:last] = _indicators(table.codes[:, j], last - first)
             shares[missing[:, p + j], first:last] = 1 / max(last - first, 1)
-        with _threads() as pool:
-            readings = pool.map(
-                lambda j: self._read(state, np.flatnonzero(missing[:, j]), j, chain), self.order_
-            )
-        for j, said in zip(self.order_, readings, strict=True):
+        for j in self.order_:
             gone = missing[:, j]
+            said = self._read(state, np.flatnonzero(gone), j, chain)
             if j < p:
                 standard[gone, j], gauss[gone, j] = said[:, 0], said[:, 1]
                 variance = said[:, 2] / _SQUARE - said[:, 1] ** 2
@@ -273,20 +266,13 @@ class TreeChains:
             seed=seed + 9973 * number + 97 * j,
         )
 
-    def _agree(
-        self,
-        pool: ThreadPoolExecutor,
-        state: np.ndarray,
-        j: int,
-        parts: list[tuple[np.ndarray, list[Forest]]],
-    ) -> None:
+    def _agree(self, state: np.ndarray, j: int, parts: list[tuple[np.ndarray, list[Forest]]]) -> None:
         """Write into `state` what forests say of column j on average, each part of rows by its own."""
         rows, at = self._others(state, j), self._at(j)
-        asked = [(forest, rows[places]) for places, forests in parts if len(places) for forest in forests]
-        heard = pool.map(lambda one: one[0].predict(torch.from_numpy(one[1])).numpy(), asked)
         for places, forests in parts:
             if len(places):
-                said = sum(next(heard) for _ in forests) / len(forests)
+                asked = torch.from_numpy(rows[places])
+                said = (sum(forest.predict(asked) for forest in forests) / len(forests)).numpy()
                 if j < self.numbers:
                     said = said[:, :1]
                 state[places, at] = said if j < self.numbers or self.shares else said.argmax(1)[:, None]

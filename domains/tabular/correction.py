@@ -34,11 +34,11 @@ class HiddenCells:
         return len(self.features)
 
     def batch(self, indices: Tensor, keys: Keys) -> Batch:
-        known = Encoded(torch.zeros(len(indices), self.hidden.shape[1]), ~self.hidden[indices])
-        condition = Condition(channels=self.features[indices], known=known)
-        return Batch(self.residual[indices], condition, self.counts[indices])
+        features, residual, counts, hidden = (part.index_select(0, indices) for part in self._parts)
+        known = Encoded(torch.zeros(hidden.shape), ~hidden)
+        return Batch(residual, Condition(channels=features, known=known), counts)
 
-    def __getitem__(self, rows: Tensor) -> HiddenCells:
+    def __getitem__(self, rows: Tensor | slice) -> HiddenCells:
         return HiddenCells(*(whole[rows] for whole in self._parts))
 
     @property
@@ -128,16 +128,18 @@ class Correction:
         ).astype(np.float32)
 
     def _residual(self, truth: Table, guess: Guess) -> tuple[np.ndarray, np.ndarray]:
-        """(n, C + p): gauss residual in units of its spread, share residual likewise, standard residual;
-        and where the truth is known."""
+        """(n, C + p) float32: gauss residual in units of its spread, share residual likewise, standard
+        residual; and where the truth is known."""
         p = truth.standard.shape[1]
         known = ~truth.missing
-        gauss = (truth.gauss - guess.gauss) / np.maximum(guess.spread, 1e-3)
-        shares = (self.space.indicators(truth.codes) - guess.shares) / share_spread(guess.shares)
-        standard = truth.standard - guess.standard
         real = np.concatenate([self.space.entries(known), known[:, :p]], 1)
-        residual = np.concatenate([gauss, shares, standard], 1)
-        return np.where(real, residual, 0).clip(-_CLIP, _CLIP).astype(np.float32), real
+        residual = np.empty(real.shape, np.float32)
+        gauss, shares, standard = np.split(residual, [p, self.space.columns], 1)
+        gauss[:] = (truth.gauss - guess.gauss) / np.maximum(guess.spread, 1e-3)
+        shares[:] = (self.space.indicators(truth.codes) - guess.shares) / share_spread(guess.shares)
+        standard[:] = truth.standard - guess.standard
+        residual[~real] = 0
+        return np.clip(residual, -_CLIP, _CLIP, out=residual), real
 
     def tell(self, hidden: Table, guess: Guess) -> Told:
         """Show the network a guess."""
@@ -185,8 +187,8 @@ def _stacked(conditions: list[Condition]) -> Condition:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """A network this small is computed fastest by one thread: several wait for each other, and on a busy
-    machine wait long."""
+    """A network this small is computed fastest by one thread: threads of torch wait for each other, threads of
+    Python for the interpreter, which they hand over after every short step."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
