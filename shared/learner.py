@@ -197,7 +197,8 @@ class Learner:
         Raises:
             Diverged: the loss or the gradient is not finite; nothing was changed.
         """
-        self.denoiser.train()
+        if not self.denoiser.training:
+            self.denoiser.train()
         loss = self._halving(self._gradient)
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))

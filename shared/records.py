@@ -20,8 +20,8 @@ from .schedules import Schedule
 
 
 class Dropout(nn.Module):
-    """`nn.Dropout`, with the chance rounded to 1/256: one random byte decides an entry, and the generator makes
-    eight bytes at once, where it is asked for every entry there. In a network this small that is seen.
+    """`nn.Dropout`, with the chance rounded to 1/256: a random byte decides an entry, and the generator makes
+    eight of them at once, where it is asked for every entry there. In a network this small that is seen.
 
     Args:
         chance: that an entry is dropped.

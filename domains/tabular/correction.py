@@ -187,8 +187,8 @@ def _stacked(conditions: list[Condition]) -> Condition:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """A network this small is computed fastest by one thread: threads of torch wait for each other, threads of
-    Python for the interpreter, which they hand over after every short step."""
+    """A network this small is computed fastest by one thread: threads of torch wait for each other, threads
+    of Python for the interpreter, which they hand over after every short step."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

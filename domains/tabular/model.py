@@ -35,8 +35,8 @@ _FEW_ROWS, _FEW_LEVELS = 1500, 100  # tables below them are small enough for tre
 # all rows, has this part in what is filled.
 _SMALL, _WHOLE_PART = 1000, 0.25
 _STOPPING = 3  # copies of the held-out rows on which training is stopped
-_CHUNK = 8192  # rows filled at once, and
-_GUESSED = 2**17  # rows with hidden cells guessed at once, one copy of the table at least: they bound the memory
+# These bound the memory: rows filled at once, and rows with cells hidden, one copy of the table at least.
+_CHUNK, _GUESSED = 8192, 2**16
 
 
 @dataclass(frozen=True)
