@@ -9,7 +9,8 @@ levels, 8 to 32 channels) is trained for the same number of steps from the same 
 
 - `real, nothing changed`: on the real volumes as they are;
 - `real`: on the real volumes alone;
-- `real + synthetic`: half of each batch synthetic; `synthetic`: on them alone.
+- `real + synthetic`: half of each batch synthetic in the first half of the steps, none in the second;
+  `synthetic`: on them alone.
 
 All but the first get the same classical augmentation (small rotation, shift and scaling, mirror, gamma, bias
 field, noise). Dice of head and tail on the test volumes (those the model never saw, by its own record or

@@ -2,18 +2,22 @@
 
     python benchmarks/pictures.py DATA.npz WORK [--seconds 420] [--count 2000] [--model M] [--calls 50 20 10]
 
-DATA holds Fashion-MNIST (`x_train y_train x_test y_test`); WORK keeps what was trained: a run goes on.
+DATA holds Fashion-MNIST (`x_train y_train x_test y_test`) or CIFAR-10 (also `cifar10_jpeg.npz`: `data offsets
+labels is_test`); WORK keeps what was trained: a run goes on.
 
 - `ddpm`: the recipe of diffusers' example of unconditional training (huggingface/diffusers,
   examples/unconditional_image_generation): its `UNet2DModel`, epsilon prediction, linear betas, 1,000 steps,
-  batches of 16, AdamW, moving average of the weights. Two things are changed: it is told the class, and its
-  learning rate is 5e-4 and not 1e-4, which is meant for hundred times as many steps. Sampled by DDIM.
+  batches of 16, AdamW, moving average of the weights.
+- `lucid`: the recipe of denoising-diffusion-pytorch (lucidrains) with the same network: v prediction, sigmoid
+  betas (Jabri et al. 2022), Adam at a constant rate, an average of decay 0.995 taken every 10 steps.
+  Two things are changed in both: they are told the class, and the learning rate is 5e-4, not 1e-4, which is
+  meant for hundred times as many steps. Both are sampled by DDIM.
 - `ebbtide`: `FittedImages.fit` with `recommended` settings at about the same number of weights; or `--model`,
   one that was trained before.
 
-Both are trained for as many steps as fit into so many seconds of one processor's own time (a machine that is
-busy with other things changes nothing), both in bfloat16 where the processor has it. diffusers is needed for
-the first alone (`pip install diffusers==0.32.2`).
+All are trained for as many steps as fit into so many seconds of one processor's own time (a machine that is
+busy with other things changes nothing), in bfloat16 where the processor has it. diffusers is needed for
+the first two alone (`pip install diffusers==0.32.2`).
 
 Every picture is compared by a small network that learnt the classes of the real training pictures: the
 Frechet distance, the kernel distance, precision, recall and coverage to real training pictures; `TSTR` is the
@@ -32,7 +36,9 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +47,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import t as student
 from torch import Tensor
+from torchvision.io import decode_image
 
 from ebbtide.domains.images.collection import collect
 from ebbtide.domains.images.features import Learnt, learn
@@ -57,7 +64,7 @@ OURS, THEIRS = (48, 96, 144), (40, 80, 112)
 """Widths of the networks, of 2.6 million weights each."""
 STEPS = (50, 20, 10)
 Make = Callable[[Tensor, int], Tensor]
-"""(labels, denoising steps) -> pixels (n, 1, 28, 28) in [0, 1]."""
+"""(labels, denoising steps) -> pixels (n, C, H, W) in [0, 1]."""
 
 
 def half() -> AbstractContextManager[Any]:
@@ -65,16 +72,68 @@ def half() -> AbstractContextManager[Any]:
     return torch.autocast("cpu", torch.bfloat16, enabled=computes_bfloat16())
 
 
-# --- the plain model ----------------------------------------------------------------------------
+# --- the plain models ---------------------------------------------------------------------------
 
 
-def unet() -> Any:
+def linear_betas() -> Tensor:
+    return torch.linspace(1e-4, 0.02, 1000)
+
+
+def sigmoid_betas() -> Tensor:
+    """Between -3 and 3, as denoising-diffusion-pytorch has them."""
+    v = torch.sigmoid(torch.linspace(-3, 3, 1001, dtype=torch.float64))
+    kept = (v[-1] - v) / (v[-1] - v[0])
+    return (1 - kept[1:] / kept[:-1]).clamp(0, 0.999).float()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a plain model is made.
+
+    Args:
+        betas: of the 1,000 steps. prediction: "epsilon" or "v_prediction"; the error of v is weighted by
+            SNR / (1 + SNR).
+        optimiser: of parameters. rate: (step, steps in all) -> factor on the learning rate.
+        decay: (step) -> of the averaged weights, 1 where they are left as they are.
+    """
+
+    betas: Callable[[], Tensor]
+    prediction: str
+    optimiser: Callable[[Any], torch.optim.Optimizer]
+    rate: Callable[[int, int], float]
+    decay: Callable[[int], float]
+
+
+def warm_cosine(step: int, total: int) -> float:
+    return min(1.0, (step + 1) / (0.05 * total)) * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+RECIPES = {
+    "ddpm": Recipe(
+        linear_betas,
+        "epsilon",
+        lambda weights: torch.optim.AdamW(weights, 5e-4, betas=(0.95, 0.999), weight_decay=1e-6),
+        warm_cosine,
+        lambda step: min(0.9999, 1 - (1 + step) ** -0.75),
+    ),
+    "lucid": Recipe(
+        sigmoid_betas,
+        "v_prediction",
+        lambda weights: torch.optim.Adam(weights, 5e-4, betas=(0.9, 0.99)),
+        lambda step, total: 1.0,
+        # It begins to average after 100 steps, and has the weights themselves until then.
+        lambda step: 0.0 if step <= 100 else 0.995 if step % 10 == 0 else 1.0,
+    ),
+}
+
+
+def unet(shape: tuple[int, ...]) -> Any:
     from diffusers import UNet2DModel
 
     return UNet2DModel(
-        sample_size=28,
-        in_channels=1,
-        out_channels=1,
+        sample_size=shape[-1],
+        in_channels=shape[0],
+        out_channels=shape[0],
         layers_per_block=1,
         block_out_channels=THEIRS,
         norm_num_groups=8,
@@ -84,31 +143,36 @@ def unet() -> Any:
     )
 
 
-def train_ddpm(pixels: Tensor, labels: Tensor, seconds: float, file: Path) -> dict[str, Any]:
-    """Train by the example's recipe, and keep the averaged weights."""
+def train_plain(recipe: Recipe, pixels: Tensor, labels: Tensor, seconds: float, file: Path) -> dict[str, Any]:
+    """Train by a recipe, and keep the averaged weights."""
     from diffusers import DDPMScheduler
 
     torch.manual_seed(0)
-    network, noising = unet().train(), DDPMScheduler(1000, beta_schedule="linear")
+    shape, betas = tuple(pixels.shape[1:]), recipe.betas()
+    network, noising = unet(shape).train(), DDPMScheduler(1000, trained_betas=betas.numpy())
+    share = (1 - betas).cumprod(0)  # alpha^2, which is SNR / (1 + SNR)
     average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    optimiser = torch.optim.AdamW(network.parameters(), 5e-4, betas=(0.95, 0.999), weight_decay=1e-6)
+    optimiser = recipe.optimiser(network.parameters())
     begun, steps, total = time.process_time(), 0, 100
     while steps < total:
         rows = torch.randint(len(pixels), (16,))
-        x, noise, t = 2 * pixels[rows] - 1, torch.randn(16, 1, 28, 28), torch.randint(1000, (16,))
+        x, noise, t = 2 * pixels[rows] - 1, torch.randn(16, *shape), torch.randint(1000, (16,))
         with half():
             guess = network(noising.add_noise(x, noise, t), t, class_labels=labels[rows]).sample
-        loss = F.mse_loss(guess.float(), noise)
+        if recipe.prediction == "epsilon":
+            loss = F.mse_loss(guess.float(), noise)
+        else:
+            errors = (guess.float() - noising.get_velocity(x, noise, t)).square().flatten(1).mean(1)
+            loss = (errors * share[t]).mean()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        warm = min(1.0, (steps + 1) / (0.05 * total))
         for group in optimiser.param_groups:
-            group["lr"] = 5e-4 * warm * 0.5 * (1 + math.cos(math.pi * steps / total))
+            group["lr"] = 5e-4 * recipe.rate(steps, total)
         optimiser.step()
         steps += 1
-        decay = min(0.9999, 1 - (1 + steps) ** -0.75)
-        for name, tensor in network.state_dict().items():
+        decay = recipe.decay(steps)
+        for name, tensor in network.state_dict().items() if decay < 1 else ():
             average[name].lerp_(tensor, 1 - decay)
         if steps == 20:  # as many as fit: known before the rate begins to fall
             total = max(25, int(seconds / (time.process_time() - begun) * 20))
@@ -117,20 +181,25 @@ def train_ddpm(pixels: Tensor, labels: Tensor, seconds: float, file: Path) -> di
     return {"steps": steps, "batch": 16, "seconds": time.process_time() - begun, "weights": weights}
 
 
-def ddpm(file: Path) -> Make:
+def plain(recipe: Recipe, shape: tuple[int, ...], file: Path) -> Make:
     from diffusers import DDIMScheduler
 
-    network = unet()
+    network = unet(shape)
     network.load_state_dict(torch.load(file, weights_only=True))
     network.eval()
 
     @torch.no_grad()
     def make(labels: Tensor, steps: int) -> Tensor:
-        sampler = DDIMScheduler(1000, beta_schedule="linear", timestep_spacing="trailing")
+        sampler = DDIMScheduler(
+            1000,
+            trained_betas=recipe.betas().numpy(),
+            prediction_type=recipe.prediction,
+            timestep_spacing="trailing",
+        )
         sampler.set_timesteps(steps)
         generator, parts = torch.Generator().manual_seed(0), []
         for told in labels.split(64):
-            x = torch.randn(len(told), 1, 28, 28, generator=generator)
+            x = torch.randn(len(told), *shape, generator=generator)
             for t in sampler.timesteps:
                 with half():
                     guess = network(x, t, class_labels=told).sample
@@ -141,15 +210,41 @@ def ddpm(file: Path) -> Make:
     return make
 
 
+# --- the data -----------------------------------------------------------------------------------
+
+
+def unpacked(data: Path, work: Path) -> Path:
+    """The data as `x_train y_train x_test y_test`: pictures that are kept as JPEG are read once."""
+    with np.load(data) as held:
+        if "x_train" in held:
+            return data
+        target = work / "pictures.npz"
+        if not target.exists():
+            ends, packed, test = held["offsets"], held["data"], held["is_test"]
+            x = np.stack(
+                [
+                    decode_image(torch.from_numpy(packed[a:b])).permute(1, 2, 0).numpy()
+                    for a, b in pairwise(ends)
+                ]
+            )
+            y = held["labels"]
+            np.savez(target, x_train=x[~test], y_train=y[~test], x_test=x[test], y_test=y[test])
+    return target
+
+
+def as_pixels(pictures: np.ndarray) -> Tensor:
+    """(n, H, W) or (n, H, W, C) bytes -> (n, C, H, W) in [0, 1]."""
+    x = torch.from_numpy(pictures)
+    return (x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)).float() / 255
+
+
 # --- ours ---------------------------------------------------------------------------------------
 
 
-def train_ours(data: Path, seconds: float, folder: Path) -> dict[str, Any]:
+def train_ours(data: Path, shape: tuple[int, ...], seconds: float, folder: Path) -> dict[str, Any]:
     """Twenty steps tell how many fit; then from the start."""
     found = collect(data)
-    settings = replace(
-        recommended((1, 28, 28), len(found)), widths=OURS, patience=None, held_out=0.01, steps=20
-    )
+    settings = replace(recommended(shape, len(found)), widths=OURS, patience=None, held_out=0.01, steps=20)
     marks: dict[str, float] = {}
 
     def tell(label: str, share: float) -> None:
@@ -256,15 +351,17 @@ def main() -> None:
     parser.add_argument("--fill", type=int, default=64, help="test pictures to complete; 0 for none")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--calls", type=int, nargs="+", default=STEPS, help="2 alone for a distilled model")
-    parser.add_argument("--only", choices=("ddpm", "ebbtide"))
+    parser.add_argument("--only", nargs="+", choices=("ebbtide", *RECIPES), default=("ebbtide", *RECIPES))
     told = parser.parse_args()
     torch.set_num_threads(1)
     told.work.mkdir(parents=True, exist_ok=True)
-    with np.load(told.data) as held:
-        x, y = torch.from_numpy(held["x_train"])[:, None] / 255, torch.from_numpy(held["y_train"]).long()
+    data = unpacked(told.data, told.work)
+    with np.load(data) as held:
+        x, y = as_pixels(held["x_train"]), torch.from_numpy(held["y_train"]).long()
         order = torch.randperm(len(held["x_test"]), generator=torch.Generator().manual_seed(0))
-        test_x = torch.from_numpy(held["x_test"])[order][:, None] / 255
+        test_x = as_pixels(held["x_test"])[order]
         test_y = torch.from_numpy(held["y_test"]).long()[order]
+    shape = tuple(x.shape[1:])
 
     def kept(name: str, work: Callable[[], Any]) -> Any:
         """What `work` gives as JSON, once."""
@@ -276,14 +373,14 @@ def main() -> None:
         return found
 
     makers: dict[str, Callable[[], Make]] = {}
-    if told.only != "ebbtide":
-        file = told.work / "ddpm.pt"
-        kept("train_ddpm", lambda: train_ddpm(x, y, told.seconds, file))
-        makers["ddpm"] = lambda: ddpm(file)
+    for name in [name for name in RECIPES if name in told.only]:
+        file, recipe = told.work / f"{name}.pt", RECIPES[name]
+        kept(f"train_{name}", partial(train_plain, recipe, x, y, told.seconds, file))
+        makers[name] = partial(plain, recipe, shape, file)
     folder = told.model or told.work / "ebbtide"
-    if told.only != "ddpm":
+    if "ebbtide" in told.only:
         if told.model is None:
-            kept("train_ebbtide", lambda: train_ours(told.data, told.seconds, folder))
+            kept("train_ebbtide", lambda: train_ours(data, shape, told.seconds, folder))
         makers["ebbtide"] = lambda: ebbtide(FittedImages.load(folder))
     some = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))[: 5 * told.count]
     labels = torch.arange(told.count) % CLASSES
@@ -317,7 +414,7 @@ def main() -> None:
     print("\n| pictures | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
     for name, row in rows.items():
         print(f"| {name} | " + " | ".join(f"{row[c]:.3g}" if c in row else "" for c in columns) + " |")
-    if told.only != "ddpm" and told.fill:
+    if "ebbtide" in told.only and told.fill:
         fitted, n = FittedImages.load(folder), told.fill
         table = kept("completion", lambda: completion(fitted, test_x[:n], test_y[:n], 8, 20))
         print("\n| right half filled by | calls of the network | mean, dB | one draw, dB | 90 % cover |")
