@@ -14,8 +14,10 @@ is the exact denoiser of a Gaussian.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from functools import wraps
+from typing import ParamSpec, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,9 @@ from .schedules import Schedule
 
 _CHUNK = 2**24  # numbers held at once in the largest temporary
 _FAR = 0.03  # weight of nothing known around: what is farther than the reach says little
+_LARGE, _ITERATIONS = 1500, 10  # beyond so many records and positions axes are found by iterations
+
+P, T = ParamSpec("P"), TypeVar("T")
 
 
 class Centre(Protocol):
@@ -47,6 +52,19 @@ class Centre(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of x_0 given x_t = alpha x_0 + sigma eps and the known entries."""
         ...
+
+
+def _in_full_precision(method: Callable[P, T]) -> Callable[P, T]:
+    """Outside of autocast: rounded to bfloat16, a system of some dozen components is no longer definite."""
+
+    @wraps(method)
+    def exact(*args: P.args, **named: P.kwargs) -> T:
+        centre = args[0]
+        assert isinstance(centre, GaussianCentre)
+        with torch.autocast(centre.mean.device.type, enabled=False):
+            return method(*args, **named)
+
+    return exact
 
 
 class GaussianCentre(nn.Module):
@@ -166,6 +184,7 @@ class GaussianCentre(nn.Module):
         std = (self.variance + self.loadings.square().sum(1)).sqrt()
         return self.mean.reshape(1, *self.shape), std.reshape(1, *self.shape)
 
+    @_in_full_precision
     def posterior(self, known: Encoded, fold: Tensor | None = None) -> tuple[Tensor, Tensor]:
         values, observed = known.values.flatten(1), known.observed.flatten(1)
         precision = observed / self.variance
@@ -174,6 +193,7 @@ class GaussianCentre(nn.Module):
         std = (self.variance + self._spread(covariance)).sqrt().masked_fill(observed, 0.0)
         return mean.reshape_as(known.values), std.reshape_as(known.values)
 
+    @_in_full_precision
     def denoise(
         self, x_t: Tensor, alpha: Tensor, sigma: Tensor, known: Encoded | None, fold: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -222,8 +242,15 @@ def _blurred(x: Tensor, width: float) -> Tensor:
 
 
 def _axes(x: Tensor, k: int) -> Tensor:
-    """(d, k) principal axes of centred data (n, d), by way of the smaller of the n x n and d x d products."""
+    """(d, k) principal axes of centred data (n, d): by way of the smaller of the n x n and d x d products,
+    and where that is large by iterating on a subspace (Halko, Martinsson & Tropp 2011, algorithm 4.4)."""
     n, d = x.shape
+    if min(n, d) > _LARGE:
+        start = Keys.range(0, d).normal((min(k + 20, n, d),), "axes", torch.float32).to(x)
+        basis = torch.linalg.qr(start).Q
+        for _ in range(_ITERATIONS):
+            basis = torch.linalg.qr(x.T @ (x @ basis)).Q
+        return basis @ _axes(x @ basis, k)
     values, vectors = torch.linalg.eigh((x @ x.T if n <= d else x.T @ x).double())
     values, vectors = values.flip(0)[:k], vectors.flip(1)[:, :k]
     if n <= d:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from ebbtide.shared import centre as centre_module
 from ebbtide.shared.centre import (
     AwayFromCentre,
     CentredDenoiser,
@@ -242,6 +243,35 @@ def test_single_precision_is_near_double():
     mean, std = single.posterior(Encoded(known.values.float(), known.observed))
     expected = gauss.posterior(known)
     assert (mean - expected[0]).abs().max() < 1e-4 and (std - expected[1]).abs().max() < 1e-4
+
+
+def test_autocast_does_not_round_it():
+    """64 components of positions that go together: in bfloat16 their system would not be definite."""
+    size = 2000
+    loadings = torch.linalg.qr(drawn(size, 64)).Q.float() * 20
+    found = GaussianCentre(torch.zeros(1, size), loadings, torch.full((size,), 1e-2))
+    x, sigma = found.sample(Keys.range(0, 3)), torch.full((3, 1, 1), 0.01)
+    exact = found.denoise(x, torch.ones_like(sigma), sigma, None)
+    known = Encoded(x * (torch.arange(size) % 2), (torch.arange(size) % 2 > 0).expand(3, 1, -1))
+    posterior = found.posterior(known)
+    with torch.autocast("cpu", torch.bfloat16):
+        for halved, full in (
+            (found.denoise(x, torch.ones_like(sigma), sigma, None), exact),
+            (found.posterior(known), posterior),
+        ):
+            assert all(torch.equal(a, b) for a, b in zip(halved, full, strict=True))
+
+
+def test_axes_of_many_positions_and_records_are_those_of_few():
+    x = torch.randn(400, 300, generator=torch.Generator().manual_seed(0)) * torch.linspace(3, 0.1, 300) ** 2
+    x = x - x.mean(0)
+    exact = centre_module._axes(x, 10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(centre_module, "_LARGE", 100)
+        found = centre_module._axes(x, 10)
+    captured = [(x @ axes).square().sum(0) for axes in (exact, found)]
+    assert torch.allclose(*captured, rtol=1e-3)
+    assert torch.allclose(found.T @ found, torch.eye(10), atol=1e-5)
 
 
 def test_a_scaled_denoiser_is_the_residual_one_in_other_units():
