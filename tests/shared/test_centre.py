@@ -248,7 +248,8 @@ def test_single_precision_is_near_double():
 def test_autocast_does_not_round_it():
     """64 components of positions that go together: in bfloat16 their system would not be definite."""
     size = 2000
-    loadings = torch.linalg.qr(drawn(size, 64)).Q.float() * 20
+    axes, turned = (torch.linalg.qr(drawn(n, 64, seed=n)).Q.float() for n in (size, 64))
+    loadings = axes * torch.logspace(2.5, -1, 64) @ turned
     found = GaussianCentre(torch.zeros(1, size), loadings, torch.full((size,), 1e-2))
     x, sigma = found.sample(Keys.range(0, 3)), torch.full((3, 1, 1), 0.01)
     exact = found.denoise(x, torch.ones_like(sigma), sigma, None)
