@@ -254,7 +254,7 @@ def memorisation(curve: Sequence[Mapping[str, float]], kept: int) -> bytes:
         axes.set_xlabel("training step", fontsize=9, color=INK)
         plain(axes)
     for axes in panels[1:]:
-        axes.legend(frameon=False, fontsize=9, loc="upper left")
+        axes.legend(frameon=False, fontsize=9)
     return png(made)
 
 
