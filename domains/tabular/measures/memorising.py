@@ -80,7 +80,11 @@ class Neighbourhood:
         copies = Rate(int(near.sum()), len(drawn))
         held = self.crowd.held_ratio
         chance = Rate(int((held <= self.limit).sum()), len(held))
-        found = {"drawn": len(drawn), "others_searched": len(held), "members_searched": self.members}
+        found: dict[str, float] = {
+            "drawn": len(drawn),
+            "others_searched": len(held),
+            "members_searched": self.members,
+        }
         for name, rate in (("copies", copies), ("chance", chance)):
             found |= {name: rate.share, f"{name}_low": rate.low, f"{name}_high": rate.high}
         return found
