@@ -52,6 +52,10 @@ def root(
 
 
 Text = str | None
+TextEncoder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Pictures: a CLIP or T5 that reads the captions.", hidden=True),
+]
 
 
 @group
@@ -85,6 +89,7 @@ def _grids(
     ] = None,
     size: Annotated[int | None, typer.Option(metavar="PIXELS", min=4, help="Pictures: side.")] = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Mirrored too.", hidden=True)] = False,
+    text_encoder: TextEncoder = None,
     spacing: Annotated[float | None, typer.Option(metavar="MM", help="Scans: of the model's grid.")] = None,
     covariates: Annotated[
         Path | None, typer.Option(metavar="TSV", help="Scans: of the subjects.", hidden=True)
@@ -104,6 +109,7 @@ def _grids(
         (),
         size,
         mirror,
+        text_encoder,
         modalities,
         condition,
         spacing,
@@ -285,13 +291,14 @@ def distil(
         Path | None, typer.Option(metavar="DATA", help="Whose captions and numbers to learn with.")
     ] = None,
     paths: Annotated[int, typer.Option(metavar="N", help="Pictures of MODEL to learn from.")] = 20_000,
+    text_encoder: TextEncoder = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with one that was stopped.")] = False,
 ) -> None:
     """Teach a copy of a model to draw in a few calls of its network; it does nothing else."""
     from .distilling import distil
     from .options import domain_of
 
-    folder, domain = domain_of(model)
+    folder, domain = domain_of(model, text_encoder=text_encoder)
     with run.console.progress() as progress:
         done = distil(
             folder,
@@ -340,6 +347,7 @@ def generate(
     segmentation: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Scans: for these label maps.", hidden=True)
     ] = None,
+    text_encoder: TextEncoder = None,
     complete: Annotated[bool, typer.Option("--complete", help="Tables: no missing cells.")] = False,
     format: Annotated[
         Literal["csv", "tsv", "parquet", "xlsx"] | None,
@@ -352,7 +360,7 @@ def generate(
     from .generating import generate, guided
     from .options import domain_of
 
-    folder, domain = domain_of(model, segmentation)
+    folder, domain = domain_of(model, segmentation, text_encoder)
     wish = Wish(
         count,
         run.seed,

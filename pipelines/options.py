@@ -63,6 +63,7 @@ class GridWords:
         fill: what to fill; see `domains.mri.holes` and `domains.images.holes`.
         size: side of the model's pictures, in pixels.
         mirror: show mirrored pictures in training.
+        text_encoder: a folder of a frozen one, for the captions of pictures.
         modalities, condition: names separated by commas.
         spacing: millimetres of the model's grid.
         covariates, segmentation: where they lie, when not beside the images.
@@ -72,6 +73,7 @@ class GridWords:
     fill: Sequence[str] = ()
     size: int | None = None
     mirror: bool = False
+    text_encoder: Path | None = None
     modalities: str | None = None
     condition: str | None = None
     spacing: float | None = None
@@ -104,11 +106,12 @@ def domain_for(
             return _tabular(table)
         case "mri":
             _refuse(table, TableWords(), "tables", path)
-            _refuse(grid, replace(grid, size=None, mirror=False), "pictures", path)
+            _refuse(grid, replace(grid, size=None, mirror=False, text_encoder=None), "pictures", path)
             return _mri(grid)
         case _:
             _refuse(table, TableWords(), "tables", path)
-            _refuse(grid, GridWords(grid.fill, grid.size, grid.mirror), "scans", path)
+            of_pictures = GridWords(grid.fill, grid.size, grid.mirror, grid.text_encoder)
+            _refuse(grid, of_pictures, "scans", path)
             return _images(grid)
 
 
@@ -161,8 +164,16 @@ def _refuse(words: object, allowed: object, kind: str, path: Path) -> None:
 def _images(words: GridWords) -> tuple[ImageDomain, dict[str, Any]]:
     from ..domains.images import ImageDomain, ImageOptions, parse_holes
 
-    options = ImageOptions(size=words.size, mirror=words.mirror, holes=parse_holes(words.fill))
-    return ImageDomain(options), {"size": words.size, "mirror": words.mirror, "fill": list(words.fill)}
+    encoder = words.text_encoder
+    options = ImageOptions(
+        size=words.size, mirror=words.mirror, holes=parse_holes(words.fill), text_encoder=encoder
+    )
+    told: dict[str, Any] = {"size": words.size, "mirror": words.mirror, "fill": list(words.fill)}
+    if encoder is not None:
+        from ..domains.images.text_encoder import open_text_encoder
+
+        told["text_encoder"] = open_text_encoder(encoder).identity.sha256  # the same folder may change
+    return ImageDomain(options), told
 
 
 def _mri(words: GridWords) -> tuple[MriDomain, dict[str, Any]]:
@@ -171,7 +182,7 @@ def _mri(words: GridWords) -> tuple[MriDomain, dict[str, Any]]:
     told: dict[str, Any] = {
         field.name: getattr(words, field.name)
         for field in fields(words)
-        if field.name not in ("fill", "size", "mirror")
+        if field.name not in ("fill", "size", "mirror", "text_encoder")
     }
     told |= {"modalities": parse_list(words.modalities), "condition": parse_list(words.condition) or []}
     options = ScanOptions(
@@ -264,20 +275,25 @@ def model_folder(model: Path | str) -> Path:
     return names[str(model)]
 
 
-def domain_of(model: Path | str, segmentation: Path | None = None) -> tuple[Path, Domain[Any, Any]]:
+def domain_of(
+    model: Path | str, segmentation: Path | None = None, text_encoder: Path | None = None
+) -> tuple[Path, Domain[Any, Any]]:
     """The folder of a model, and the domain that reads it.
 
     Args:
         model: a model folder, or the name of a bundled model.
         segmentation: label maps that scans are to be made for.
+        text_encoder: the folder of the one that a model of pictures was trained with.
 
     Raises:
-        InputError: no such model; label maps for one that makes no scans.
+        InputError: no such model; label maps or a text encoder for one that has no use for them.
     """
     from ..shared.artifacts import model_config
 
     folder = model_folder(model)
     kind = str(model_config(folder).get("format", "")).partition("/")[0]
+    if kind != "ebbtide-images" and text_encoder is not None:
+        raise InputError("other-domain", "--text-encoder is about pictures", str(model), "leave it away")
     if kind == "ebbtide-mri":
         from ..domains.mri import MriDomain, ScanOptions
 
@@ -285,9 +301,9 @@ def domain_of(model: Path | str, segmentation: Path | None = None) -> tuple[Path
     if segmentation is not None:
         raise InputError("other-domain", "--segmentation is about scans", str(model), "leave it away")
     if kind == "ebbtide-images":
-        from ..domains.images import ImageDomain
+        from ..domains.images import ImageDomain, ImageOptions
 
-        return folder, ImageDomain()
+        return folder, ImageDomain(ImageOptions(text_encoder=text_encoder))
     from ..domains.tabular import TabularDomain
 
     return folder, TabularDomain()

@@ -26,6 +26,7 @@ def train(
     overwrite: bool = False,
     only: Literal["impute", "generate"] | None = None,
     constraints: Sequence[str] = (),
+    text_encoder: Path | str | None = None,
 ) -> TrainedModel:
     """Learn from a table, a folder of scans or a folder of pictures, and save a model.
 
@@ -40,12 +41,15 @@ def train(
         overwrite: replace a model.
         only: tables: train for one verb alone; None is both.
         constraints: tables: what must hold in every generated row: ["start<=end", "together(city,country)"].
+        text_encoder: pictures: a folder of a CLIP or T5 text encoder that reads the captions.
 
     Raises:
         InputError: bad data, output that exists; a ValueError in one line with what to do.
     """
     table = TableWords(only=only, constraints=tuple(constraints))
-    domain, told = domain_for(data, table, GridWords(condition=",".join(condition) or None))
+    encoder = None if text_encoder is None else Path(text_encoder)
+    grid = GridWords(condition=",".join(condition) or None, text_encoder=encoder)
+    domain, told = domain_for(data, table, grid)
     return train_on(
         data,
         out,
@@ -77,6 +81,7 @@ def generate(
     constraints: Sequence[str] = (),
     complete: bool = False,
     format: Literal["", "csv", "tsv", "parquet", "xlsx"] = "",
+    text_encoder: Path | str | None = None,
 ) -> Generated:
     """Make synthetic data, marked as synthetic.
 
@@ -96,11 +101,13 @@ def generate(
         constraints: tables: what must hold in every row: ["start<=end", "age>=18", "total=fare+tip"].
         complete: tables: no missing cells.
         format: tables: of the file; CSV by default, Parquet from a million rows.
+        text_encoder: pictures: where the text encoder lies now that the model was trained with.
 
     Raises:
         InputError: no such model; one that does not know the condition; output that exists.
     """
-    folder, domain = domain_of(model, None if segmentation is None else Path(segmentation))
+    maps, encoder = (None if path is None else Path(path) for path in (segmentation, text_encoder))
+    folder, domain = domain_of(model, maps, encoder)
     words = {name: str(value) for name, value in (condition or {}).items()}
     wish = Wish(
         count,

@@ -80,8 +80,8 @@ class Work:
     @property
     def worth_keeping(self) -> bool:
         """Whether there is a model, part of a training or a finished unit."""
-        folders = (self.folder / name for name in ("model", "training", "parts"))
-        return any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
+        held = (path for name in ("model", "training", "parts") for path in self.folder.glob(f"{name}/*"))
+        return any(path.suffix != ".partial" for path in held)
 
     def missing(self, starts: Iterable[int]) -> list[int]:
         """The units that are not finished yet."""

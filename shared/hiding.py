@@ -13,6 +13,7 @@ from .embeddings import drop_randomly
 from .masking import Pattern
 from .noise import Keys, key_of
 from .settings import Batch
+from .words import TokenTable
 
 Augmentation = Callable[[Keys, Tensor], tuple[Tensor, Tensor]]
 """(keys, x (B, 2 C + K, *S): values, what of them is observed, and channels of the condition) to the changed
@@ -29,12 +30,14 @@ class GridData:
         observed: bool, same shape; None where everything is.
         condition: labels, covariates, tokens and channels of the n examples.
         groups: (n,) int64, whose example it is: all of a subject's stay on one side of every split.
+        table: of which the condition's tokens are rows; None where they are themselves.
     """
 
     values: Tensor
     observed: Tensor | None = None
     condition: Condition = NOTHING
     groups: Tensor | None = None
+    table: TokenTable | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -45,7 +48,7 @@ class GridData:
 
     def __getitem__(self, rows: Tensor) -> GridData:
         seen = None if self.observed is None else self.observed[rows]
-        return GridData(self.values[rows], seen, self.condition[rows], self.owners[rows])
+        return GridData(self.values[rows], seen, self.condition[rows], self.owners[rows], self.table)
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class Hiding:
         if part.condition.tokens is not None:  # text may also be given alone, or left away beside a class
             chance = torch.minimum(chance[:, None], keys.uniform((3,), "drop each"))
         condition = drop_randomly(part.condition, self.drop, chance)
+        if part.table is not None:
+            condition = part.table.looked_up(condition)
         condition = with_done(condition, done)
         if condition.channels is not None:
             told = keys.uniform((), "drop channels") >= self.drop_channels

@@ -47,8 +47,8 @@ class Learner:
         examples, held_out: what is learnt from, and what it is judged on.
         seed: of everything random.
         device: where it is trained.
-        watch: asked at every validation, while the averaged weights are in place; its figures go into the
-            history.
+        watch: asked at every validation, with its step, while the averaged weights are in place; its figures
+            go into the history.
 
     Attributes:
         backward: how a loss is differentiated (Lightning puts its own way here).
@@ -64,7 +64,7 @@ class Learner:
         held_out: Examples | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        watch: Callable[[], Mapping[str, float]] | None = None,
+        watch: Callable[[int], Mapping[str, float]] | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.denoiser = denoiser.to(self.device)
@@ -261,7 +261,7 @@ class Learner:
             return {}
         self.denoiser.eval()
         with torch.no_grad(), self.average.applied():
-            return self.watch()
+            return self.watch(self.step)
 
     def _held_out_loss(self) -> float:
         assert self.held_out is not None

@@ -94,7 +94,7 @@ def train(
     folder: Path | str | None = None,
     resume: bool = False,
     device: str = "auto",
-    watch: Callable[[], Mapping[str, float]] | None = None,
+    watch: Callable[[int], Mapping[str, float]] | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Train `denoiser` in place.
@@ -110,7 +110,8 @@ def train(
         folder: where checkpoints, `history.json` and `progress.png` go; None writes nothing.
         resume: go on from the last checkpoint in `folder`, from the beginning when there is none.
         device: "auto", "cpu" or "cuda".
-        watch: figures for the history, asked at every validation while the averaged weights are in place.
+        watch: step -> figures for the history, asked at every validation while the averaged weights are in
+            place.
         progress: called now and then with a line for people and the fraction done.
 
     Raises:

@@ -1,14 +1,17 @@
-"""Sequences of words as a condition: an encoder that learns with the network.
+"""Sequences of words as a condition: an encoder that learns with the network, or a frozen one's vectors.
 
 Words travel as ids in `Condition.tokens` (B, T, 1); the network is wrapped in `WordNetwork`, which puts
 vectors in their place, so that the encoder's weights are trained, averaged and saved with all others. A row
 of NaN is an unknown word, and a sequence of NaN alone an unknown one, so that dropping and guidance need no
 case of their own.
+
+What a frozen encoder made of many texts is kept once, in a `TokenTable`; until a batch is made the tokens are
+its rows.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -72,3 +75,27 @@ class WordNetwork(nn.Module):
         if condition.tokens is not None:
             condition = replace(condition, tokens=self.encoder(condition.tokens))
         return self.network(x, noise_level, condition)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenTable:
+    """Vectors of tokens that do not change.
+
+    Args:
+        vectors: (R, D) in half precision, of which there may be gigabytes.
+    """
+
+    vectors: Tensor
+
+    def looked_up(self, condition: Condition) -> Condition:
+        """The condition with its tokens, (B, T, 1) rows of this table and NaN where there is no token, as
+        vectors (B, T, D) float32, NaN there too."""
+        if condition.tokens is None:
+            return condition
+        rows = condition.tokens[..., 0]
+        missing = rows.isnan()
+        if not len(self.vectors):
+            found = self.vectors.new_zeros(*rows.shape, self.vectors.shape[1])
+        else:
+            found = self.vectors[rows.masked_fill(missing, 0).long()]
+        return replace(condition, tokens=found.float().masked_fill(missing[..., None], torch.nan))

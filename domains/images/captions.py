@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ...shared.errors import Fault, InputError
 from ...shared.noise import key_of
 
 LONGEST = 32
@@ -71,6 +72,25 @@ class Vocabulary:
         """The words that training has not seen often enough to know."""
         known = set(self.words)
         return [word for word in split(caption) if word not in known]
+
+    def doubts(self, prompt: str) -> list[Fault]:
+        """Warnings for words that training has not seen.
+
+        Raises:
+            InputError: `prompt-unknown`: it has no word that training has seen.
+        """
+        unknown, remedy = self.unknown(prompt), f"it knows {', '.join(self.words[:20])}"
+        if len(unknown) == len(split(prompt)):
+            raise InputError("prompt-unknown", "the model knows no word of it", "--prompt", remedy)
+        if not unknown:
+            return []
+        what = f"the model was not taught {', '.join(map(repr, unknown))}: what they do is a guess"
+        return [Fault("prompt-words", what, "--prompt", remedy, "warning")]
+
+    @property
+    def described(self) -> str:
+        """What `--prompt` takes, for `info`."""
+        return f"of {', '.join(self.words[:20])}"
 
     def state(self) -> dict[str, Any]:
         """Plain JSON."""

@@ -5,19 +5,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...shared.covariates import Covariates, Fact
 from ...shared.data import Condition
 from ...shared.errors import Fault, InputError
 from ...shared.noise import Keys
-from .captions import Vocabulary, split
+from ...shared.words import TokenTable
+from .captions import Vocabulary
 from .collection import Collection
+from .frozen import FrozenCaptions
+from .text_encoder import OPTION, Progress, TextEncoder
 
 CLASS_WORDS = ("class", "label")
 UNKNOWN = frozenset(["", "unknown", "any"])
@@ -32,12 +37,13 @@ class Conditions:
     Args:
         class_names: the classes; empty when the model knows none.
         facts: the numbers.
-        vocabulary: of captions; None when there were none.
+        captions: what reads them: the words of an encoder that learns with the model, or a frozen encoder;
+            None when there were none.
     """
 
     class_names: tuple[str, ...] = ()
     facts: Covariates = NO_FACTS
-    vocabulary: Vocabulary | None = None
+    captions: Vocabulary | FrozenCaptions | None = None
 
     @classmethod
     def fit(cls, collection: Collection) -> Self:
@@ -47,16 +53,52 @@ class Conditions:
         words = Vocabulary.fit(collection.captions) if collection.captions else None
         return cls(collection.class_names, Covariates.fit(_rows(collection), names), words)
 
+    def reading_by(self, folder: Path) -> Self:
+        """With the frozen text encoder looked for in a folder.
+
+        Raises:
+            InputError: `other-encoder`: the model reads no text by a frozen encoder.
+        """
+        if not isinstance(self.captions, FrozenCaptions):
+            what = "the model was not trained with a text encoder of its own folder"
+            raise InputError("other-encoder", what, OPTION, f"leave {OPTION} away")
+        return replace(self, captions=self.captions.at(folder))
+
     @property
     def words(self) -> int:
-        """How many ids of words there are; 0 without captions."""
-        return len(self.vocabulary) if self.vocabulary is not None else 0
+        """How many ids of words there are; 0 where no encoder learns with the model."""
+        return len(self.captions) if isinstance(self.captions, Vocabulary) else 0
 
     def of(self, collection: Collection) -> Condition:
         """What is known of the pictures of a collection, whose classes and numbers may be other ones: what
         the model does not know is left away."""
         captions = collection.captions or (None,) * len(collection)
         return self._encoded(collection.labels_among(self.class_names), _rows(collection), captions)
+
+    def tabled(self, collection: Collection) -> tuple[Condition, TokenTable | None]:
+        """`of` many pictures, each different caption kept once: with a table its tokens are rows of that."""
+        if not isinstance(self.captions, FrozenCaptions):
+            return self.of(collection), None
+        rows, table = self.captions.tabled(collection.captions or (None,) * len(collection))
+        return replace(replace(self, captions=None).of(collection), tokens=rows), table
+
+    def frozen(
+        self,
+        collection: Collection,
+        encoder: TextEncoder,
+        device: torch.device | str = "cpu",
+        progress: Progress | None = None,
+    ) -> tuple[Self, Condition, TokenTable]:
+        """These conditions with captions by a frozen encoder, and `tabled` of the training's pictures.
+
+        Raises:
+            InputError: as `FrozenCaptions.fit`.
+        """
+        captions, rows, table = FrozenCaptions.fit(
+            collection.captions, encoder, device=device, where=collection.path, progress=progress
+        )
+        told = replace(replace(self, captions=None).of(collection), tokens=rows)
+        return replace(self, captions=captions), told, table
 
     def _encoded(
         self,
@@ -68,7 +110,7 @@ class Conditions:
         return Condition(
             label=torch.from_numpy(labels.astype(np.int64)) if self.class_names else None,
             covariates=self.facts.encode(rows),
-            tokens=None if self.vocabulary is None else self.vocabulary.encode(captions),
+            tokens=None if self.captions is None else self.captions.encode(captions),
         )
 
     def names_of(self, condition: Condition, count: int) -> list[str]:
@@ -107,26 +149,18 @@ class Conditions:
             raise InputError("condition-unknown", what, "--condition", remedy)
 
     def prompted(self, prompt: str | None) -> list[Fault]:
-        """Warnings for words that training has not seen.
+        """Warnings for what of a prompt the model cannot know.
 
         Raises:
-            InputError: `prompt-unknown`: the model was trained without captions, or knows no word of it.
+            InputError: `prompt-unknown`: the model was trained without captions; as `doubts` of what reads
+                them.
         """
         if not prompt:
             return []
-        if self.vocabulary is None:
+        if self.captions is None:
             remedy = "train with a metadata.csv that has a column caption"
             raise InputError("prompt-unknown", "the model was trained without captions", "--prompt", remedy)
-        unknown = self.vocabulary.unknown(prompt)
-        words = ", ".join(self.vocabulary.words[:20])
-        if len(unknown) == len(split(prompt)):
-            raise InputError(
-                "prompt-unknown", "the model knows no word of it", "--prompt", f"it knows {words}"
-            )
-        if not unknown:
-            return []
-        what = f"the model was not taught {', '.join(map(repr, unknown))}: what they do is a guess"
-        return [Fault("prompt-words", what, "--prompt", f"it knows {words}", "warning")]
+        return self.captions.doubts(prompt)
 
     def label_of(self, text: str) -> int:
         """The position of a class: by its name, by its name in other letters, or by its number; -1 for
@@ -154,20 +188,23 @@ class Conditions:
         """Warnings for numbers outside of what was seen in training."""
         return self.facts.unlike({name: words for name, words in given.items() if not _open(words)})
 
-    def state(self) -> dict[str, Any]:
-        """Plain JSON."""
-        words = None if self.vocabulary is None else self.vocabulary.state()
-        return {"class_names": list(self.class_names), "facts": self.facts.state(), "vocabulary": words}
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """(plain JSON, tensors)."""
+        facts: dict[str, Any] = {"class_names": list(self.class_names), "facts": self.facts.state()}
+        if isinstance(self.captions, FrozenCaptions):
+            frozen, tensors = self.captions.state()
+            return facts | {"vocabulary": None, "frozen": frozen}, tensors
+        return facts | {"vocabulary": None if self.captions is None else self.captions.state()}, {}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
+    def from_state(cls, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """What `state` wrote."""
-        words = state.get("vocabulary")
-        return cls(
-            tuple(state["class_names"]),
-            Covariates.from_state(state.get("facts", ())),
-            None if words is None else Vocabulary.from_state(words),
-        )
+        captions: Vocabulary | FrozenCaptions | None = None
+        if state.get("vocabulary") is not None:
+            captions = Vocabulary.from_state(state["vocabulary"])
+        elif state.get("frozen") is not None:
+            captions = FrozenCaptions.from_state(state["frozen"], tensors)
+        return cls(tuple(state["class_names"]), Covariates.from_state(state.get("facts", ())), captions)
 
 
 def _open(words: str) -> bool:

@@ -107,6 +107,7 @@ class ImageDomain:
             channels=o.channels,
             mirror=o.mirror,
             augment=o.augment,
+            text_encoder=o.text_encoder,
             settings=o.settings,
             seed=seed,
             about=about,
@@ -132,8 +133,10 @@ class ImageDomain:
         return ImageDomain(plans.followed(found, where, self.options))
 
     def load(self, folder: Path) -> FittedImages:
-        """Read a model folder."""
-        return FittedImages.load(folder)
+        """Read a model folder; the text encoder that it was trained with is looked for where it was said to
+        lie."""
+        fitted, encoder = FittedImages.load(folder), self.options.text_encoder
+        return fitted if encoder is None else fitted.reading_by(encoder)
 
     # ---------------------------------------------------------------------------------------------- fill
 

@@ -21,11 +21,13 @@ from ...shared.masking import Boxes, Cells, EveryKth, Half, Mixture, Pattern, St
 from ...shared.noise import Keys
 from ...shared.schedules import start_time
 from ...shared.settings import computes_bfloat16
+from ...shared.training import device_of
 from .augmenting import PictureAugmentation
 from .collection import Collection
 from .pictures import Picture
 from .space import ImageSpace
 from .tasks import GivenNoise, slerp, to_noise
+from .text_encoder import TextEncoder, open_text_encoder
 
 Progress = Callable[[str, float], None]
 FORMAT = "ebbtide-images/1"
@@ -58,6 +60,7 @@ class FittedImages:
         channels: int | None = None,
         mirror: bool = False,
         augment: float = 0.0,
+        text_encoder: Path | None = None,
         settings: GridSettings | None = None,
         seed: int = 0,
         about: Mapping[str, Any] | None = None,
@@ -73,16 +76,19 @@ class FittedImages:
             size, channels: as for `ImageSpace.fit`.
             mirror: show half of them mirrored; samples are not.
             augment: chance that one is moved, and that it is toned.
+            text_encoder: a folder of a frozen one, for the captions; None lets one learn with the model.
             settings: of the model; None chooses by size and number.
             folder, resume, device, progress: of the training.
 
         Raises:
-            InputError: fewer than eight pictures, or a damaged one.
+            InputError: fewer than eight pictures, or a damaged one; `no-captions`, for a text encoder; as
+                `open_text_encoder` and `FrozenCaptions.fit`.
         """
         if len(pictures) < FEWEST:
             what = f"{len(pictures)} picture(s), nothing to learn from"
             raise InputError("few-pictures", what, pictures.path, f"give {FEWEST} or more")
         tell = progress or (lambda label, fraction: None)
+        encoder = None if text_encoder is None else encoder_for(pictures, text_encoder)
         space = ImageSpace.fit(
             pictures,
             size=size,
@@ -92,8 +98,13 @@ class FittedImages:
         )
         pixels = space.pixels(pictures, lambda label, fraction: tell(label, 0.02 + 0.03 * fraction))
         parts = [space.standardised(space.scaled(some)).half() for some in pixels.split(1024)]
-        data = GridData(torch.cat(parts), None, space.conditions.of(pictures))
-        captions = space.conditions.vocabulary is not None
+        if encoder is None:
+            told, table = space.conditions.tabled(pictures)
+        else:
+            conditions, told, table = space.conditions.frozen(pictures, encoder, device_of(device), tell)
+            space = replace(space, conditions=conditions)
+        data = GridData(torch.cat(parts), None, told, table=table)
+        captions = space.conditions.captions is not None
         settings = settings or recommended(space.shape, len(pictures), captions=captions)
         scale = (tuple(space.mean.tolist()), tuple(space.std.tolist()))
         augmentation = PictureAugmentation(*scale, 0.5 if mirror else 0.0, augment, augment)
@@ -119,6 +130,9 @@ class FittedImages:
             "best_step": trained.best_step,
             "held_out_loss": min(losses, default=None),
         }
+        if encoder is not None:
+            one = encoder.identity
+            facts["text_encoder"] = {"kind": one.kind, "width": one.width, "sha256": one.sha256}
         return cls(space, model, {**(about or {}), **facts})
 
     def distilled(
@@ -150,15 +164,16 @@ class FittedImages:
                 `distil_model`.
         """
         conditions = self.space.conditions
-        if pictures is None and (conditions.words or conditions.facts.columns):
+        if pictures is None and (conditions.captions is not None or conditions.facts.columns):
             what = "this model takes captions or numbers, and was shown none to be taught with"
             raise InputError("conditions", what, "--data", "give the pictures that it was trained on")
-        given = None if pictures is None else conditions.of(pictures)
+        given, table = (None, None) if pictures is None else conditions.tabled(pictures)
 
         def told(keys: Keys) -> Condition:
             if given is None or pictures is None:
                 return self.condition(keys, {})
-            return given[(keys.uniform((), "picture") * len(pictures)).long()]
+            chosen = given[(keys.uniform((), "picture") * len(pictures)).long()]
+            return chosen if table is None else table.looked_up(chosen)
 
         model, trained = distil_model(
             self.model,
@@ -295,12 +310,21 @@ class FittedImages:
         mean = self.model.expected(known, Keys(seed, items, torch.zeros_like(items)), condition)
         return drawn.reshape(draws, *known.values.shape), mean
 
+    def reading_by(self, folder: Path) -> Self:
+        """With the text encoder looked for in a folder.
+
+        Raises:
+            InputError: as `Conditions.reading_by`.
+        """
+        conditions = self.space.conditions.reading_by(folder)
+        return replace(self, space=replace(self.space, conditions=conditions))
+
     # --------------------------------------------------------------------------------------------- folder
 
     @property
     def can(self) -> tuple[str, ...]:
         all_but_text = ("generate",) if self.model.jumps else ("generate", "impute", "vary")
-        return (*all_but_text, *(["prompt"] if self.space.conditions.words else []))
+        return (*all_but_text, *(["prompt"] if self.space.conditions.captions is not None else []))
 
     @property
     def warnings(self) -> list[Fault]:
@@ -329,8 +353,8 @@ class FittedImages:
         for column in conditions.facts.columns:
             low, high = column.quantiles[0], column.quantiles[-1]
             lines.append(f"condition   {column.name}: {low:g} to {high:g} in training")
-        if conditions.vocabulary is not None:
-            lines.append(f"condition   --prompt, of {', '.join(conditions.vocabulary.words[:20])}")
+        if conditions.captions is not None:
+            lines.append(f"condition   --prompt, {conditions.captions.described}")
         return lines
 
     def save(self, folder: Path, *, overwrite: bool = False) -> None:
@@ -356,6 +380,19 @@ class FittedImages:
             dict(config["about"]),
             hashlib.sha256((Path(folder) / MANIFEST).read_bytes()).hexdigest(),
         )
+
+
+def encoder_for(pictures: Collection, folder: Path) -> TextEncoder:
+    """The text encoder for the captions of pictures.
+
+    Raises:
+        InputError: `no-captions`; as `open_text_encoder`.
+    """
+    if not any(caption and caption.strip() for caption in pictures.captions):
+        what = "no picture has a caption for a text encoder to read"
+        remedy = "add a metadata.csv with a column caption, or leave --text-encoder away"
+        raise InputError("no-captions", what, pictures.path, remedy)
+    return open_text_encoder(folder)
 
 
 def pattern() -> Pattern:

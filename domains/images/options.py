@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ...shared.grids import GridSettings
 from .holes import Holes
@@ -20,6 +21,7 @@ class ImageOptions:
         mirror: show mirrored pictures in training, too.
         augment: chance in training that a picture is moved, and that its light is changed.
         holes: what to fill.
+        text_encoder: a folder of a frozen one: to train with, or that a model was trained with.
         settings: of the model.
     """
 
@@ -28,4 +30,5 @@ class ImageOptions:
     mirror: bool = False
     augment: float = 0.0
     holes: Holes = NO_HOLES
+    text_encoder: Path | None = None
     settings: GridSettings | None = None

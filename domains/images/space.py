@@ -230,14 +230,15 @@ class ImageSpace:
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """(plain JSON, tensors)."""
+        conditions, tensors = self.conditions.state()
         config = {
             "shape": list(self.shape),
             "bits": self.bits,
             "reduces": self.reduces,
             "notes": list(self.notes),
-            "conditions": self.conditions.state(),
+            "conditions": conditions,
         }
-        return config, {"space.mean": self.mean, "space.std": self.std}
+        return config, {"space.mean": self.mean, "space.std": self.std, **tensors}
 
     @classmethod
     def from_state(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
@@ -247,7 +248,7 @@ class ImageSpace:
             tensors["space.mean"],
             tensors["space.std"],
             config["bits"],
-            Conditions.from_state(config["conditions"]),
+            Conditions.from_state(config["conditions"], tensors),
             config["reduces"],
             tuple(config["notes"]),
         )

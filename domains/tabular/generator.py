@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy, deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from time import monotonic
@@ -42,8 +43,6 @@ CANDIDATES = 16
 """Draws of the columns that ranges were asked of, of which one is taken by its weight."""
 CALIBRATED = 8192
 """Training rows by which the shares of levels are set right after the training."""
-WATCHED = 500
-"""Training rows, and held-out ones, on which memorising is watched."""
 TRIES = 40
 """How often a row is drawn until it is as demanded."""
 
@@ -113,7 +112,8 @@ class TableGenerator:
             rows obeyed and those it was told; `groups` are the combinations of levels that there are, `zeros`
             pairs of levels that there are not.
         memory: how well training rows were told from held-out ones as the training went on: rows of step,
-            members, others (mean -log p of both), rows (of each), auc, auc_low, auc_high.
+            members, others (mean -log p of both), rows (of each), auc, auc_low, auc_high; at some steps also
+            how many rows that were drawn then are near copies (`measures.memorising`).
         kept_step: whose weights these are.
     """
 
@@ -163,7 +163,7 @@ class TableGenerator:
         model = cls.untrained(coded, columns, settings, rules=rules, seed=seed)
         if len(model.parts.parts) and len(coded) >= 2:
             tell = progress or (lambda label, fraction: None)
-            model._learn(model.parts.encode(coded), seed, folder, resume, device, tell)
+            model._learn(coded, seed, folder, resume, device, tell)
         return model
 
     @classmethod
@@ -212,8 +212,9 @@ class TableGenerator:
         return min(self.settings.batch_size, max(64, rows // 4))
 
     def _learn(
-        self, levels: np.ndarray, seed: int, folder: Path | None, resume: bool, device: str, tell: Progress
+        self, coded: Coded, seed: int, folder: Path | None, resume: bool, device: str, tell: Progress
     ) -> None:
+        levels = self.parts.encode(coded)
         held = _held_out(len(levels), self.settings.held_out, seed)
         steps = self.settings.steps or 1
         training = TrainingSettings(
@@ -230,9 +231,9 @@ class TableGenerator:
             checkpoint_every=250,
             precision="bf16" if computes_bfloat16() else "fp32",
         )
-        from .measures.whitebox import remembered, watching
+        from .measures.memorising import Memorising, chosen
 
-        members, others = (torch.from_numpy(_some(levels[at], WATCHED, seed)) for at in (~held, held))
+        watched = Memorising(self, coded, levels, held, seed, training) if held.any() else None
         with one_thread():
             done = train(
                 self.denoiser,
@@ -243,14 +244,26 @@ class TableGenerator:
                 folder=folder,
                 resume=resume,
                 device=device,
-                watch=watching(self.denoiser, members, others) if held.any() else None,
+                watch=watched,
                 progress=tell,
             )
-            self.memory = remembered(done.history)
             self.kept_step = done.best_step
-            self.denoiser.to("cpu").calibrate(torch.from_numpy(_some(levels, CALIBRATED, seed)))
+            self.denoiser.to("cpu").calibrate(torch.from_numpy(chosen(levels, CALIBRATED, seed)))
+            if watched is not None:
+                self.memory = watched.remembered(done.history, self.kept_step)
 
     # ----------------------------------------------------------------------------------------------- draw
+
+    def glimpse(self, seed: int) -> Coded:
+        """Rows of the weights as they are, `ROWS` but for those that break a rule: one look, however little
+        was learnt. Nothing is changed, and no random state used."""
+        drawing = self
+        if next(self.denoiser.parameters()).device.type != "cpu":  # `law` computes on the processor
+            drawing = copy(self)
+            drawing.denoiser = deepcopy(self.denoiser).to("cpu")
+        keys = Keys.range(key_of(seed, "glimpse"), ROWS)
+        made, broken = drawing._rows(keys, np.arange(ROWS), drawing.demand(), 0)
+        return Coded(made.numbers[~broken], made.codes[~broken])
 
     def demand(
         self,
@@ -432,12 +445,6 @@ def _rules(held: Mapping[str, Any]) -> Rules:
         tuple(tuple(names) for names in held["together"]),
         tuple(tuple(names) for names in held["unique"]),
     )
-
-
-def _some(levels: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """At most so many of the rows, chosen by the seed."""
-    order = Keys.range(seed, len(levels)).uniform((), "calibrated").argsort().numpy()
-    return np.asarray(levels[np.sort(order[:most])])
 
 
 def _held_out(rows: int, share: float, seed: int) -> np.ndarray:

@@ -112,11 +112,12 @@ def fit_model(
 def _form(data: GridData, classes: int, words: int, augmentation: Augmentation | None) -> GridShape:
     """What a network has to be made for to be told of these data."""
     told = data.condition
+    width = 0 if told.tokens is None else told.tokens.shape[2]
     return GridShape(
         tuple(data.values.shape[1:]),
         classes,
         0 if told.covariates is None else told.covariates.shape[1],
-        0 if told.tokens is None else WIDTH if words else told.tokens.shape[2],
+        WIDTH if words else width if data.table is None else data.table.vectors.shape[1],
         0 if told.channels is None else told.channels.shape[1],
         0 if augmentation is None else marks(augmentation, data),
         words,

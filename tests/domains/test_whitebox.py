@@ -84,35 +84,3 @@ def test_losses_do_not_depend_on_company() -> None:
     whole = row_losses(fitted.generator, coded)
     alone = row_losses(fitted.generator, type(coded)(coded.numbers[7:8], coded.codes[7:8]))
     assert torch.isfinite(torch.from_numpy(whole)).all() and alone[0] == pytest.approx(whole[7], rel=1e-5)
-
-
-def test_a_training_remembers_when_it_began_to_learn_by_heart() -> None:
-    settings = GeneratorSettings(
-        steps=240, rare=1, dropout=0.0, weight_decay=0.0, width=128, patience=1000, held_out=0.4
-    )
-    fitted = FittedTable.fit(people(250, 3), verbs=("generate",), generator=settings, seed=0)
-    assert fitted.generator is not None
-    curve = fitted.generator.memory
-    first, last = curve[0], curve[-1]
-    assert first["auc_low"] < 0.5 < first["auc_high"] and last["auc_low"] > 0.8
-    assert last["members"] < first["members"] and last["others"] > min(row["others"] for row in curve)
-    assert {row["rows"] for row in curve} == {100}
-    kept = next(row for row in curve if row["step"] == fitted.generator.kept_step)
-    assert kept["auc"] < last["auc"]  # stopping by held-out rows keeps the weights of before
-    again = FittedTable.__new__(FittedTable)
-    again.__setstate__(fitted.__getstate__())
-    assert again.generator is not None and again.generator.memory == curve
-
-
-def test_watching_does_not_change_what_is_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ebbtide.domains.tabular.measures import whitebox
-
-    settings = GeneratorSettings(steps=45, width=16, depth=1)
-    states = []
-    for watched in (True, False):
-        if not watched:
-            monkeypatch.setattr(whitebox, "watching", lambda *_: None)
-        fitted = FittedTable.fit(people(120, 0), verbs=("generate",), generator=settings, seed=0)
-        assert fitted.generator is not None and bool(fitted.generator.memory) == watched
-        states.append(fitted.generator.denoiser.state_dict())
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

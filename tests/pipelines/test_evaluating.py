@@ -13,9 +13,13 @@ import pandas as pd
 import pytest
 
 from ebbtide.domains.tabular import TableOptions, TabularDomain
+from ebbtide.domains.tabular.fitted import FittedTable
+from ebbtide.domains.tabular.generator import GeneratorSettings
+from ebbtide.domains.tabular.measures.pictures import memorisation
 from ebbtide.pipelines.cli import main
-from ebbtide.pipelines.evaluating import evaluate
-from ebbtide.pipelines.report import NEVER, _blind_words, _fidelity_verdict, rounded
+from ebbtide.pipelines.evaluating import evaluate, memorisation_facts
+from ebbtide.pipelines.report import NEVER, _blind_words, _fidelity_verdict, percent, rounded
+from ebbtide.pipelines.report import page as rendered
 from ebbtide.shared.errors import InputError
 
 
@@ -137,6 +141,29 @@ def test_a_page_needs_nothing_else(files: Path) -> None:
     assert "<script" not in text and "@import" not in text and "url(" not in text
     for part in ("Fidelity", "Utility", "Privacy", "Method"):
         assert re.search(rf"<h2 id=\"{part.lower()}\">{part}", text)
+
+
+def test_a_page_tells_when_copying_began(files: Path) -> None:
+    settings = GeneratorSettings(steps=30, width=16, depth=1)
+    fitted = FittedTable.fit(people(120, 1), verbs=("generate",), generator=settings, seed=0)
+    told = memorisation_facts(fitted)
+    assert told is not None and fitted.generator is not None
+    facts = report(files, "strangers")[1] | {"memorisation": told}
+    blank = dict.fromkeys(("distributions", "embedding", "maps", "attacks"), b"")
+    text = " ".join(rendered(facts, {**blank, "memorisation": memorisation(**told)}).split())
+    kept = next(row for row in told["curve"] if row["step"] == told["kept"])
+    assert f"it drew {kept['drawn']:g} rows, and near copies of 100 training rows were looked for" in text
+    assert f"At the step that was kept {percent(kept['copies'])} [" in text and "of 20 held-out rows" in text
+    # A model from before copies were looked for has the losses alone.
+    old = {
+        **told,
+        "curve": [{k: v for k, v in row.items() if "auc" in k or k in OLD} for row in told["curve"]],
+    }
+    text = rendered({**facts, "memorisation": old}, {**blank, "memorisation": memorisation(**old)})
+    assert "Was the training learnt by heart?" in text and "rows drawn were near copies" not in text
+
+
+OLD = ("step", "members", "others", "rows")
 
 
 def test_the_same_seed_gives_the_same_bytes(files: Path, tmp_path: Path) -> None:

@@ -221,31 +221,48 @@ def _color(role: str) -> str:
 
 
 def memorisation(curve: Sequence[Mapping[str, float]], kept: int) -> bytes:
-    """How well training rows were told from held-out ones at every step of the training, by their loss.
+    """How well training rows were told from held-out ones at every step of the training, by their loss, and
+    how many of the rows that it drew were near copies of them.
 
     Args:
-        curve: see `whitebox.remembered`; at least one row.
+        curve: see `memorising.Memorising.remembered`; at least one row.
         kept: the step whose weights the model has.
     """
-    made = figure(9.5, 3.2)
-    losses, areas = made.subplots(1, 2)
+    moments = [row for row in curve if "copies" in row]
+    made = figure(12.5 if moments else 9.5, 3.2)
+    panels = made.subplots(1, 3 if moments else 2)
+    losses, areas = panels[:2]
     steps = [row["step"] for row in curve]
     for name, color, label in (("members", FILLED, "training rows"), ("others", HELD, "held-out rows")):
         losses.plot(steps, [row[name] for row in curve], "o-", ms=3, color=color, label=label)
     losses.set_ylabel("surprise at a row, nats", fontsize=9, color=INK)
     losses.legend(frameon=False, fontsize=9)
-    low, high = ([row[f"auc_{end}"] for row in curve] for end in ("low", "high"))
-    areas.fill_between(steps, low, high, color=FAINT, label="95 % interval")
-    areas.plot(steps, [row["auc"] for row in curve], "o-", ms=3, color=FILLED, label="attack's AUC")
+    _with_interval(areas, curve, "auc", FILLED, "attack's AUC")
     areas.axhline(0.5, color=INK, lw=0.8, ls="--")
-    areas.set_ylim(min(0.45, *low), max(0.65, *high))
+    areas.set_ylim(
+        min(0.45, *(row["auc_low"] for row in curve)), max(0.65, *(row["auc_high"] for row in curve))
+    )
     areas.set_ylabel("AUC (one half: not told apart)", fontsize=9, color=INK)
-    for axes in (losses, areas):
+    if moments:
+        _with_interval(panels[2], moments, "copies", FILLED, "rows drawn then")
+        _with_interval(panels[2], moments, "chance", HELD, "held-out rows")
+        panels[2].set_ylim(0, max(0.05, 1.1 * max(row["copies_high"] for row in moments)))
+        panels[2].yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+        panels[2].set_ylabel("near copies", fontsize=9, color=INK)
+    for axes in panels:
         axes.axvline(kept, color=OBSERVED, lw=1.6, zorder=0, label=f"kept: step {kept}")
         axes.set_xlabel("training step", fontsize=9, color=INK)
         plain(axes)
-    areas.legend(frameon=False, fontsize=9, loc="upper left")
+    for axes in panels[1:]:
+        axes.legend(frameon=False, fontsize=9)
     return png(made)
+
+
+def _with_interval(axes: Any, rows: Sequence[Mapping[str, float]], name: str, color: str, label: str) -> None:
+    """A figure over the steps, and its 95 % interval."""
+    steps, low, high = ([row[at] for row in rows] for at in ("step", f"{name}_low", f"{name}_high"))
+    axes.fill_between(steps, low, high, color=color, alpha=0.2, lw=0)
+    axes.plot(steps, [row[name] for row in rows], "o-", ms=3, color=color, label=label)
 
 
 def attack_rates(attacks: Sequence[Attack]) -> bytes:

@@ -11,17 +11,13 @@ finds more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ....shared.levels import LevelsDenoiser
 from ..codec import Coded
-from .intervals import area
 from .membership import EVERYBODY, MEMBERS, Membership, judged
 
 if TYPE_CHECKING:
@@ -37,29 +33,6 @@ def row_losses(generator: TableGenerator, coded: Coded) -> np.ndarray:
     own = torch.tensor(shape.log_shares, dtype=torch.float64)[levels + torch.tensor(shape.offsets[:-1])]
     whole = generator.denoiser.whole(levels)
     return np.asarray(torch.stack([whole, whole + own.sum(1)], 1).numpy())
-
-
-def watching(denoiser: LevelsDenoiser, members: Tensor, others: Tensor) -> Callable[[], dict[str, float]]:
-    """What `shared.training.train` may watch: are training rows told from held-out ones by their loss?
-
-    Args:
-        members, others: (n, C) int64 levels of rows that are trained on, and of rows that are not.
-    """
-    members = members[: len(others)]
-
-    def look() -> dict[str, float]:
-        known, unknown = (denoiser.whole(rows).numpy() for rows in (members, others))
-        found = area(-known, -unknown)
-        auc = {"auc": found.value, "auc_low": found.low, "auc_high": found.high}
-        return {"members": float(known.mean()), "others": float(unknown.mean()), "rows": len(others), **auc}
-
-    return look
-
-
-def remembered(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """The memorisation curve in the history of a training: what was watched, by step."""
-    names = ("step", "members", "others", "rows", "auc", "auc_low", "auc_high")
-    return [{name: row[name] for name in names} for row in history if "auc" in row]
 
 
 def attack_by_loss(members: np.ndarray, others: np.ndarray, seed: int, tests: int = 1) -> Membership:

@@ -190,7 +190,8 @@ def test_what_is_typed_becomes_a_condition(asked: Conditions) -> None:
     assert [asked.label_of(t) for t in ("DRESS", " dress", "7", "0", "any")] == [1, 1, 2, 0, -1]
     assert asked.beyond({"age": "80"})[0].code == "condition-beyond" and asked.beyond({"age": "40..60"}) == []
     assert len(asked.beyond({"age": "50..70", "dose": "0"})) == 2
-    assert Conditions.from_state(json.loads(json.dumps(asked.state()))) == asked
+    facts, tensors = asked.state()
+    assert Conditions.from_state(json.loads(json.dumps(facts)), tensors) == asked
     assert Conditions().parse({}, Keys.range(0, 1)).label is None
 
 
