@@ -9,7 +9,7 @@ questions are asked of the same folds: *enlarge* (synthetic rows of each class i
 *balance* (as many rows of every class; balanced accuracy, beside class weights too). Ours runs with its
 defaults: real and synthetic rows are about 6,000 in all, at most ten times the table; new rows, or real rows
 with half of their cells drawn anew, each written several times, with its classes in proportion to what a
-pool of five models sees in it; near copies and implausible rows dropped. SMOTE is given the same number of
+pool of six models sees in it; near copies and implausible rows dropped. SMOTE is given the same number of
 rows, and, as "SMOTE, fewer", what is usual: the table doubled, or the smaller classes brought to the size of
 the largest. Downstream models: histogram gradient boosting, logistic regression, a forest of 200 trees.
 Intervals are 95 %, corrected for what splits share (Nadeau & Bengio 2003).

@@ -25,6 +25,8 @@ FOLDS = 5
 """In which it is found out how much each model is to be trusted."""
 PULL = 0.02
 """Toward trusting all models alike, in nats for a weight that is 1 off."""
+BASIS = 300
+"""Real rows that a kernel is spanned by, at most."""
 LEAST = 1e-3
 """Probability that a model's word is taken for, at least."""
 COPIES = 10
@@ -81,9 +83,11 @@ class Teacher:
 
 
 def _members(places: Sequence[Place], target: Place, real: Coded, seed: int) -> list[Member]:
-    """Cautious ones, so that their probabilities can be believed, and of different kinds."""
+    """Of different kinds, and cautious, so that their probabilities can be believed."""
     from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier, RandomForestClassifier
+    from sklearn.kernel_approximation import Nystroem
     from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
 
     rest = [place for place in places if place.name != target.name]
     levels = np.array([not p.is_number and p.column.cardinality <= LEVELS_AT_MOST for p in rest])
@@ -106,12 +110,17 @@ def _members(places: Sequence[Place], target: Place, real: Coded, seed: int) -> 
         random_state=seed,
         categorical_features=levels if levels.any() else None,
     )
+    axes = ranked(real).shape[1]
+    kernel = Nystroem(gamma=0.5 / axes, n_components=min(BASIS, len(real) // 2 + 1), random_state=seed)
+    forest = RandomForestClassifier(100, min_samples_leaf=5, random_state=seed)
+    trees = ExtraTreesClassifier(100, min_samples_leaf=2, max_features=0.5, random_state=seed)
     return [
         (boosting, cells),
-        (RandomForestClassifier(200, min_samples_leaf=5, random_state=seed), ranged),
-        (ExtraTreesClassifier(200, min_samples_leaf=3, random_state=seed), ranged),
+        (forest, ranged),
+        (trees, ranged),
         (LogisticRegression(max_iter=1000), ranged),
         (LogisticRegression(C=0.3, max_iter=1000), ranked),
+        (make_pipeline(kernel, LogisticRegression(C=10, max_iter=1000)), ranked),
     ]
 
 
