@@ -232,6 +232,8 @@ class _Table:
         table = f"{self.data.stem}.augmented{self.data.suffix}"
         write_table(folder / table, self.domain, self.survey, made.frame, codec.columns_)
         vary = self.asked.vary
+        name, several = self.target.place.name, made.different < len(made.frame)
+        repeated = f", each row several times, with {name} in the proportions seen in it" if several else ""
         how = "new rows" if vary is None else f"real rows, {100 * vary:.0f} % of their cells drawn anew"
         total = self.counts(made)
         return finish(
@@ -252,7 +254,7 @@ class _Table:
             proof,
             note=f"Rows with {MARK} = 1 are",
             mark=f"the column {MARK} (1: synthetic)",
-            card={"conditions": f"{how}; of each class of {self.target.place.name} as many as wanted"},
+            card={"conditions": f"{how}; of each class of {name} as many as wanted{repeated}"},
             lines=self.lines(made, total),
             column=MARK,
         )

@@ -18,11 +18,13 @@ import numpy as np
 
 from .codec import Coded
 from .measures.learners import LEVELS_AT_MOST, features
-from .measures.pair import Pair, Place, take
+from .measures.pair import Pair, Place, some, take
 from .measures.spaces import Space
 
 FOLDS = 5
 """In which it is found out how much each model is to be trusted."""
+TRIED = 2500
+"""Real rows on which it is found out, at most."""
 PULL = 0.02
 """Toward trusting all models alike, in nats for a weight that is 1 off."""
 BASIS = 300
@@ -67,14 +69,16 @@ class Teacher:
         y, levels = real.codes[:, target.at], target.column.cardinality
         members = _members(places, target, real, seed)
         weights = np.full(len(members), 1 / len(members))
-        folds = min(FOLDS, int(np.bincount(y)[np.unique(y)].min()))
+        tried = take(real, some(real, TRIED, np.random.default_rng([seed, 73])))
+        seen = tried.codes[:, target.at]
+        folds = min(FOLDS, int(np.bincount(seen)[np.unique(seen)].min()))
         if folds > 1:
-            said = np.empty((len(members), len(y), levels))
-            for learn, rest in StratifiedKFold(folds, shuffle=True, random_state=seed).split(y, y):
-                held = take(real, rest)
-                for at, member in enumerate(_trained(members, take(real, learn), y[learn])):
+            said = np.empty((len(members), len(seen), levels))
+            for learn, rest in StratifiedKFold(folds, shuffle=True, random_state=seed).split(seen, seen):
+                held = take(tried, rest)
+                for at, member in enumerate(_trained(members, take(tried, learn), seen[learn])):
                     said[at, rest] = _said(member, held, levels)
-            weights = trust(said, y)
+            weights = trust(said, seen)
         return cls(tuple(_trained(members, real, y)), weights, levels)
 
     def __call__(self, rows: Coded) -> np.ndarray:
