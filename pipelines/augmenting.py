@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..domains import Domain
 from ..domains.tabular import TabularDomain
-from ..domains.tabular.augmenting import Made, Target, marked_source, place_of, wanted
+from ..domains.tabular.augmenting import Made, Target, enough, marked_source, place_of, wanted
 from ..domains.tabular.codec import Coded
 from ..domains.tabular.fitted import FittedTable
 from ..domains.tabular.measures import downstream
@@ -70,7 +70,8 @@ class Asked:
 
     Args:
         balance: the column whose classes are brought to the size of the largest.
-        factor: how many times as large the table, or the largest class, becomes.
+        factor: how many times as large the table, or the largest class, becomes; None leaves it to the kind
+            of data.
         vary: None draws new rows; else real rows are taken and this share of their cells drawn anew.
         target: the column that downstream models predict; `balance` unless said.
         folds, repeats: of the proof; no repeats, no proof.
@@ -216,6 +217,8 @@ class _Table:
         known = ~np.isnan(place.of(fitted.codec.encode(frame)))
         frame = frame[known]
         target = Target.of(place, fitted.codec.encode(frame))
+        if asked.factor is None and not place.is_number:
+            asked = replace(asked, factor=enough(target.counts, balance=asked.balance is not None))
         return cls(data, domain, asked, survey, frame, fitted, digest, target, chosen, tell, device)
 
     def write(self, folder: Path, out: Path, options: Mapping[str, Any]) -> Augmented:
@@ -229,6 +232,8 @@ class _Table:
         table = f"{self.data.stem}.augmented{self.data.suffix}"
         write_table(folder / table, self.domain, self.survey, made.frame, codec.columns_)
         vary = self.asked.vary
+        name, several = self.target.place.name, made.different < len(made.frame)
+        repeated = f", each row several times, with {name} in the proportions seen in it" if several else ""
         how = "new rows" if vary is None else f"real rows, {100 * vary:.0f} % of their cells drawn anew"
         total = self.counts(made)
         return finish(
@@ -249,7 +254,7 @@ class _Table:
             proof,
             note=f"Rows with {MARK} = 1 are",
             mark=f"the column {MARK} (1: synthetic)",
-            card={"conditions": f"{how}; of each class of {self.target.place.name} as many as wanted"},
+            card={"conditions": f"{how}; of each class of {name} as many as wanted{repeated}"},
             lines=self.lines(made, total),
             column=MARK,
         )
@@ -300,6 +305,7 @@ class _Table:
         return {
             "real": self.survey.items,
             "synthetic": len(made.frame),
+            "different": made.different,
             "drawn": made.drawn,
             "near_copies_dropped": made.copies,
             "implausible_dropped": made.implausible,
@@ -310,6 +316,7 @@ class _Table:
         """The same in plain words."""
         told = [
             f"{counts['real']:,} real rows, {counts['synthetic']:,} synthetic ones added ({MARK} = 1).",
+            *self.repeated(made),
             f"Of {made.drawn:,} that were made {made.copies:,} were near copies of real rows and "
             f"{made.implausible:,} implausible; these were dropped.",
             f"Column {self.target.place.name} is predicted ({self.chosen}).",
@@ -317,6 +324,16 @@ class _Table:
         if made.short:
             told.append(f"{made.short:,} fewer than asked for are left: too many had to be dropped.")
         return told
+
+    def repeated(self, made: Made) -> list[str]:
+        """That rows are written several times, where they are."""
+        if made.different == len(made.frame):
+            return []
+        name = self.target.place.name
+        return [
+            f"Of these {made.different:,} differ; each is written several times, with {name} in the "
+            "proportions that models of the real rows see in it."
+        ]
 
 
 def given_or_trained(

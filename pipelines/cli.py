@@ -395,7 +395,7 @@ def augment(
         Text, typer.Option(metavar="COLUMN", help="Bring its classes to the size of the largest.")
     ] = None,
     factor: Annotated[
-        float | None, typer.Option(metavar="X", help="Times as large as now; 2 without --balance.")
+        float | None, typer.Option(metavar="X", help="Times as large as now; a small table: up to 10.")
     ] = None,
     vary: Annotated[
         float | None,

@@ -7,7 +7,7 @@ hides a part of their cells at random and draws these given the rest: the larger
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -28,10 +28,10 @@ from .reading import TableSource
 FURTHER = 0.995
 """It is implausible when its fifth real neighbour is further away than that of this share of real rows."""
 NEIGHBOUR = 5
-DRAWS = 6
-"""Rounds in which a taught maker looks for rows of a class."""
 ROUNDS = 4
 """How often rows that were dropped are made up for."""
+ENOUGH = 6000
+"""Rows, real and synthetic, that a small table is made to have unless another factor is asked for."""
 CLASSES = 50
 """Levels of a column that can be balanced, at most."""
 
@@ -98,76 +98,6 @@ class Varied:
         return emptied(filled, empty | ~modelled)
 
 
-@dataclass(frozen=True)
-class Taught:
-    """Rows of another maker, whose class is drawn from what a teacher says of the rest of the row.
-
-    A generator that learnt little gives rows whose class does not follow from them; a mean of models that
-    learnt the class from the real rows knows it better. So rows of any class are made, each is given a
-    class by chance, with the teacher's probabilities, and those of the class that is wanted are kept:
-    augmented distillation (Fakoor et al. 2020, "Fast, Accurate, and Simple Models for Tabular Data via
-    Augmented Distillation").
-
-    Args:
-        inner: makes the rows.
-        codec: of the real rows.
-        teacher: rows as numbers and codes -> (n, k) probabilities of the target's levels.
-        target: the target.
-        cells: (k,) how each level is written in the table; None where no row has it.
-    """
-
-    inner: Maker
-    codec: TableCodec
-    teacher: Callable[[Coded], np.ndarray]
-    target: Target
-    cells: tuple[Any, ...]
-
-    @classmethod
-    def of(
-        cls,
-        inner: Maker,
-        codec: TableCodec,
-        teacher: Callable[[Coded], np.ndarray],
-        target: Target,
-        frame: pd.DataFrame,
-        coded: Coded,
-    ) -> Taught:
-        """With the cells of the real rows `frame`, which are `coded`."""
-        label = target.place.column.label
-        codes = coded.codes[:, target.place.at]
-        first = [np.flatnonzero(codes == level) for level in range(len(target.levels))]
-        cells = tuple(frame[label].iloc[rows[0]] if len(rows) else None for rows in first)
-        return cls(inner, codec, teacher, target, cells)
-
-    def make(self, level: Hashable | None, count: int, seed: int) -> pd.DataFrame:
-        wanted_code = self.target.levels.index(level)
-        rng = np.random.default_rng([seed, 72])
-        shares = self.target.counts / self.target.counts.sum()
-        kept: list[pd.DataFrame] = []
-        for turn in range(DRAWS):
-            left = count - sum(map(len, kept))
-            if left <= 0:
-                break
-            size = min(int(1.3 * left / max(shares[wanted_code], 0.02)) + 20, 20 * count + 100)
-            each = rng.multinomial(size, shares)
-            made = pd.concat(
-                [
-                    self.inner.make(other, int(n), seed + 7919 * (turn + 1) + at)
-                    for at, (other, n) in enumerate(zip(self.target.levels, each, strict=True))
-                    if n
-                ],
-                ignore_index=True,
-            )
-            said = self.teacher(self.codec.encode(made)).cumsum(1)
-            drawn = (rng.random((len(made), 1)) * said[:, -1:] >= said).sum(1)
-            rows = rng.permutation(np.flatnonzero(drawn == wanted_code))[:left]
-            chosen = made.iloc[rows].reset_index(drop=True)
-            label = self.target.place.column.label
-            chosen[label] = pd.Series([self.cells[wanted_code]] * len(chosen)).astype(made[label].dtype)
-            kept.append(chosen)
-        return pd.concat(kept, ignore_index=True)
-
-
 def _in_order(codec: TableCodec, frame: pd.DataFrame) -> list[Column]:
     known = {column.label: column for column in codec.columns_}
     return [known[label] for label in frame.columns]
@@ -207,6 +137,21 @@ def wanted(counts: np.ndarray, *, balance: bool, factor: float | None = None) ->
     return np.where(counts > 0, np.maximum(added, 0), 0)
 
 
+def enough(counts: np.ndarray, *, balance: bool) -> float:
+    """A factor that makes a small table so large that a model trained on it learns what the teacher knows,
+    and only doubles a large one (balance alone: leaves its largest class as it is).
+
+    Args:
+        counts: (k,) rows that there are of each class.
+
+    Example:
+        >>> enough(np.array([300, 200]), balance=False), enough(np.array([3000, 1000]), balance=True)
+        (10.0, 1.0)
+    """
+    once = counts.max() * (counts > 0).sum() if balance else counts.sum()
+    return float(np.clip(ENOUGH / max(once, 1), 1.0 if balance else 2.0, 10.0).round(1))
+
+
 # ------------------------------------------------------------------------------------------------ the sieve
 
 
@@ -218,28 +163,29 @@ class Sieve:
         space, real: the real rows as points.
         near: distance to the nearest real row below which a row is a near copy (at 0: when equal).
         far: distance to the fifth above which it is implausible.
+        without: names of columns that are not looked at.
     """
 
     space: Space
     real: np.ndarray
     near: float
     far: float
+    without: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, columns: Sequence[Column], real: Coded) -> Sieve:
+    def of(cls, columns: Sequence[Column], real: Coded, without: tuple[str, ...] = ()) -> Sieve:
         """Of real rows (n at least 2)."""
         space = Space.of(Pair(tuple(columns), real, real), "rank")
-        points = space.points(real)
+        points = space.points(real, without)
         apart = nearest_others(points, NEIGHBOUR)
-        return cls(
-            space, points, float(np.quantile(apart[:, 0], NEARER)), float(np.quantile(apart[:, -1], FURTHER))
-        )
+        near, far = np.quantile(apart[:, 0], NEARER), np.quantile(apart[:, -1], FURTHER)
+        return cls(space, points, float(near), float(far), without)
 
     def judge(self, made: Coded) -> tuple[np.ndarray, np.ndarray]:
         """(n,) which are near copies, and which are implausible."""
         if not len(made):
             return np.zeros(0, bool), np.zeros(0, bool)
-        apart, _ = nearest(self.space.points(made), self.real, NEIGHBOUR)
+        apart, _ = nearest(self.space.points(made, self.without), self.real, NEIGHBOUR)
         copies = (apart[:, 0] < self.near) | (apart[:, 0] == 0)
         return copies, (apart[:, -1] > self.far) & ~copies
 
@@ -253,6 +199,7 @@ class Made:
         coded: the same as numbers and codes.
         drawn, copies, implausible: how many were made in all, and dropped as either.
         short: how many fewer than wanted, after all rounds.
+        different: how many of the rows differ in more than the target.
     """
 
     frame: pd.DataFrame
@@ -261,6 +208,22 @@ class Made:
     copies: int
     implausible: int
     short: int
+    different: int
+
+    def in_classes(self, times: np.ndarray, target: Target, cells: Sequence[Any], codec: TableCodec) -> Made:
+        """The same rows, each written once or more with classes of the target.
+
+        Args:
+            times: (m, k) how often each is written with each class.
+            cells: (k,) how each class is written in the table.
+        """
+        rows = np.repeat(np.arange(len(times)), times.sum(1))
+        classes = np.repeat(np.tile(np.arange(times.shape[1]), len(times)), times.ravel())
+        frame, label = self.frame.iloc[rows].reset_index(drop=True), target.place.column.label
+        written = pd.Series([cells[code] for code in classes.tolist()], index=frame.index)
+        frame[label] = written.astype(self.frame[label].dtype)
+        different = int((times.sum(1) > 0).sum())
+        return replace(self, frame=frame, coded=codec.encode(frame), different=different)
 
 
 def make_rows(
@@ -292,7 +255,7 @@ def make_rows(
     kept = pd.concat(frames, ignore_index=True) if frames else None
     if kept is None:
         raise InputError("nothing-to-add", "no row is to be added", "--factor", "ask for more than 1")
-    return Made(kept, codec.encode(kept), int(drawn), int(copies), int(implausible), int(short))
+    return Made(kept, codec.encode(kept), int(drawn), int(copies), int(implausible), int(short), len(kept))
 
 
 # --------------------------------------------------------------------------------------------- the target
@@ -319,6 +282,12 @@ class Target:
             return cls(place, (None,), np.array([len(coded)]))
         levels = tuple(place.column.levels)
         return cls(place, levels, np.bincount(coded.codes[:, place.at], minlength=len(levels))[: len(levels)])
+
+    def cells(self, frame: pd.DataFrame, coded: Coded) -> tuple[Any, ...]:
+        """(k,) how each class is written in `frame`, which is `coded`; None where no row has it."""
+        codes, column = coded.codes[:, self.place.at], frame[self.place.column.label]
+        first = [np.flatnonzero(codes == level) for level in range(len(self.levels))]
+        return tuple(column.iloc[rows[0]] if len(rows) else None for rows in first)
 
     def labels(self, coded: Coded) -> np.ndarray | None:
         """(n,) the level of each row; None of a number."""

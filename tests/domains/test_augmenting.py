@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,9 @@ from ebbtide.domains.tabular.augmenting import (
     ROUNDS,
     Sieve,
     Target,
-    Taught,
     columns_of,
     emptied,
+    enough,
     make_rows,
     place_of,
     wanted,
@@ -27,12 +28,13 @@ from ebbtide.domains.tabular.measures.downstream import (
     Fold,
     Proof,
     gain,
+    made_by,
     nothing,
     prove,
     smote,
-    teacher,
     verdict,
 )
+from ebbtide.domains.tabular.teaching import Teacher, allotted, copies_of, pooled, trust
 from ebbtide.shared.errors import InputError
 
 
@@ -250,25 +252,97 @@ def test_what_adds_nothing_changes_nothing_and_is_said_so() -> None:
 # ------------------------------------------------------------------------------------------ a taught class
 
 
+def test_a_pool_is_bayes_rule_for_independent_words() -> None:
+    said = np.array([[[0.8, 0.2], [0.3, 0.7]], [[0.6, 0.4], [0.5, 0.5]]])
+    product = said[0] * said[1]
+    assert np.allclose(pooled(said, np.ones(2)), product / product.sum(1, keepdims=True))
+    assert np.allclose(pooled(said, np.array([1.0, 0.0])), said[0])
+
+
+def test_trust_goes_to_the_model_that_is_right_and_beyond_one_where_it_is_too_cautious() -> None:
+    rng = np.random.default_rng(3)
+    truth = rng.random(4000) * 0.98 + 0.01
+    y = (rng.random(4000) < truth).astype(int)
+    odds = np.log(truth / (1 - truth))
+    timid = 1 / (1 + np.exp(-odds / 2))  # half the log odds: twice the weight mends it
+    said = np.stack([np.stack([1 - p, p], 1) for p in (timid, rng.random(4000) * 0.2 + 0.4)])
+    weights = trust(said, y)
+    assert weights[0] > 1.4 > 0.6 > weights[1]
+    together = pooled(said, weights)
+    rows = np.arange(4000)
+    assert -np.log(together[rows, y]).mean() < min(-np.log(s[rows, y]).mean() for s in said) - 0.02
+
+
+def test_rows_are_allotted_by_what_is_said_of_them_and_classes_have_exact_counts() -> None:
+    rng = np.random.default_rng(5)
+    p = rng.dirichlet([2, 1, 1], 400)
+    real = np.array([200, 100, 100])
+    counts = np.array([2000, 1000, 1000])
+    times = allotted(p, real / 400, real, counts, rng)
+    assert times.sum(0).tolist() == counts.tolist()
+    assert np.abs(times / 10 - p * (counts / (10 * p.sum(0)))).max() < 0.11  # rounded, and no more
+    # Wanted alone, a class is drawn from the rows that look like it: its mean is that of p(x | c).
+    only = allotted(p, real / 400, real, np.array([0, 0, 3000]), rng)
+    assert only.sum(0).tolist() == [0, 0, 3000]
+    x = np.arange(400)
+    assert only[:, 2] @ x / 3000 == pytest.approx(p[:, 2] @ x / p[:, 2].sum(), rel=0.01)
+    # Made for one class more often than it is real, they are weighed back.
+    mix = np.array([0.2, 0.2, 0.6])
+    odds = p / (real / 400)
+    back = p[:, 2] / (odds @ mix)
+    skewed = allotted(p, mix, real, np.array([0, 0, 3000]), rng)
+    assert skewed[:, 2] @ x / 3000 == pytest.approx(back @ x / back.sum(), rel=0.01)
+
+
+def test_small_tables_grow_tenfold_and_large_ones_twice() -> None:
+    assert enough(np.array([300, 200]), balance=False) == 10
+    assert enough(np.array([700, 300]), balance=False) == 6
+    assert enough(np.array([9000, 900]), balance=False) == 2
+    assert enough(np.array([400, 200, 0]), balance=True) == 7.5
+    assert enough(np.array([9000, 900]), balance=True) == 1
+    assert [copies_of(total, 500) for total in (100, 500, 2100, 90_000)] == [1, 1, 4, 10]
+
+
+@dataclass(frozen=True)
 class Blind:
-    """Rows whose class says nothing of them."""
+    """A model whose rows have nothing to do with the class that they are made for; half are real ones."""
 
-    def make(self, level: Hashable | None, count: int, seed: int) -> pd.DataFrame:
+    codec: TableCodec
+    real: pd.DataFrame
+
+    def generate(self, count: int, *, seed: int, condition: dict[str, str]) -> pd.DataFrame:
         made = people(count, seed + 17)
-        return made.assign(outcome=np.random.default_rng(seed).permutation(made["outcome"]))
+        made.iloc[::2] = self.real.iloc[: len(made.iloc[::2])].to_numpy()
+        return made.assign(outcome=condition["outcome"])
 
 
-def test_a_teacher_gives_blind_rows_their_class() -> None:
-    frame = people(400, 11)
+def test_a_teacher_gives_blind_rows_their_class_and_copies_in_all_but_the_class_are_dropped() -> None:
+    frame = people(300, 11)
     fold = fold_of(frame, [0, 0])
-    say = teacher(fold)
-    assert np.allclose(say(fold.coded).sum(1), 1)
     target = Target.of(fold.target, fold.coded)
-    taught = Taught.of(Blind(), fold.codec, say, target, frame, fold.coded)
-    made = pd.concat([taught.make(level, 150, 3) for level in ("ill", "well")], ignore_index=True)
-    assert made["outcome"].value_counts().to_dict() == {"ill": 150, "well": 150}
-    apart = made.groupby("outcome")["a"].mean()
-    blind = Blind().make(None, 300, 3).groupby("outcome")["a"].mean()
-    assert apart["ill"] - apart["well"] > 0.4 > abs(blind["ill"] - blind["well"])
-    again = taught.make("ill", 150, 3)
-    pd.testing.assert_frame_equal(again, made.iloc[:150])
+    counts = np.array([500, 400])
+    blind = Blind(fold.codec, frame)
+    made, again = (
+        made_by(blind, frame, fold.coded, target, counts, None, 3)  # type: ignore[arg-type]
+        for _ in range(2)
+    )
+    pd.testing.assert_frame_equal(made.frame, again.frame)
+    assert [made.frame["outcome"].eq(level).sum() for level in target.levels] == [500, 400]
+    apart = made.frame.groupby("outcome")["a"].mean()
+    assert apart["ill"] - apart["well"] > 0.5
+    assert made.short == 0 and made.copies > 50
+    rest = ["a", "b", "ward"]
+    assert not pd.merge(made.frame[rest], frame[rest]).shape[0]
+    assert made.different == len(made.frame[rest].drop_duplicates()) < 450
+    # The same row stands under both classes where the teacher is unsure.
+    assert made.frame.groupby(rest)["outcome"].nunique().eq(2).mean() > 0.3
+
+
+def test_a_teacher_is_calibrated_and_beats_a_guess() -> None:
+    frame, unseen = people(400, 11), people(2000, 12)
+    fold = fold_of(frame, [0, 0])
+    say = Teacher.of(fold.places, fold.target, fold.coded, 0)
+    rows = fold.codec.encode(unseen)
+    said, y = say(rows), rows.codes[:, fold.target.at]
+    assert np.allclose(said.sum(1), 1) and abs(said.mean(0) - np.bincount(y) / 2000).max() < 0.06
+    assert -np.log(said[np.arange(2000), y]).mean() < 0.5  # 0.61 for the class shares alone

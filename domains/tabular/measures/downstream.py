@@ -7,16 +7,17 @@ SMOTE-NC are written after Chawla, Bowyer, Hall & Kegelmeyer (2002), sections 4.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..augmenting import Drawn, Made, Maker, Sieve, Target, Taught, Varied, columns_of, make_rows, place_of
+from ..augmenting import Drawn, Made, Maker, Sieve, Target, Varied, columns_of, make_rows, place_of
 from ..codec import Coded, TableCodec
 from ..fitted import FittedTable
-from .learners import LEVELS_AT_MOST, boosted, class_auc, features
+from ..teaching import Teacher, allotted, copies_of, mixture
+from .learners import boosted, class_auc, features
 from .pair import Pair, Place, stacked, take
 from .spaces import Space, nearest
 
@@ -298,43 +299,6 @@ def split(label: np.ndarray, number: bool, folds: int, repeats: int, seed: int) 
     return found.split(np.zeros(len(label)), None if number else label)
 
 
-def teacher(fold: Fold) -> Callable[[Coded], np.ndarray]:
-    """What a mean of three models, learnt from the rows of a fold, says of the classes of others: cautious
-    ones, so that their probabilities can be drawn from."""
-    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-    from sklearn.linear_model import LogisticRegression
-
-    target = fold.target
-    rest = [place for place in fold.places if place.name != target.name]
-    space = Space.of(Pair(tuple(p.column for p in fold.places), fold.coded, fold.coded), "range")
-    y = fold.coded.codes[:, target.at]
-    levels = [not p.is_number and p.column.cardinality <= LEVELS_AT_MOST for p in rest]
-    boosting = HistGradientBoostingClassifier(
-        learning_rate=0.05,
-        max_leaf_nodes=8,
-        early_stopping=False,
-        random_state=fold.seed,
-        categorical_features=np.array(levels) if any(levels) else None,
-    )
-    forest = RandomForestClassifier(200, min_samples_leaf=5, random_state=fold.seed)
-    linear = LogisticRegression(max_iter=1000)
-
-    def points(coded: Coded) -> np.ndarray:
-        return space.points(coded, without=(target.name,))
-
-    boosting.fit(features(fold.coded, rest), y)
-    for model in (forest, linear):
-        model.fit(points(fold.coded), y)
-
-    def say(coded: Coded) -> np.ndarray:
-        found = np.zeros((len(coded), len(fold.counts)))
-        for model, x in ((boosting, features(coded, rest)), (forest, points(coded)), (linear, points(coded))):
-            found[:, model.classes_] += model.predict_proba(x) / 3
-        return found
-
-    return say
-
-
 def judged(fold: Fold, more: Coded, test: Coded, *, weighted: bool = False) -> dict[str, dict[str, float]]:
     """Scores of each downstream model, trained on the fold and what was added, on `test`."""
     whole = stacked(fold.coded, more)
@@ -383,30 +347,6 @@ def _class_weights(y: np.ndarray) -> np.ndarray:
     return np.asarray(len(y) / (len(levels) * counts[where]))
 
 
-def maker(
-    fitted: FittedTable,
-    frame: pd.DataFrame,
-    coded: Coded,
-    target: Target,
-    vary: float | None,
-    seed: int,
-) -> Maker:
-    """The way of making rows: new ones, whose class a teacher draws, or real ones varied, whose class stays.
-
-    Args:
-        fitted: learnt from `frame`, which is `coded` by its codec.
-        vary: None, or the share of the cells that are drawn anew.
-    """
-    number = target.place.is_number
-    if vary is not None:
-        return Varied(fitted, frame, target.labels(coded), vary, None if number else target.place.name)
-    drawn = Drawn(fitted, None if number else target.place.name)
-    if number or (target.counts > 0).sum() < 2:
-        return drawn
-    fold = Fold(frame, coded, fitted.codec, target.place, target.counts, seed)
-    return Taught.of(drawn, fitted.codec, teacher(fold), target, frame, coded)
-
-
 def made_by(
     fitted: FittedTable,
     frame: pd.DataFrame,
@@ -415,16 +355,36 @@ def made_by(
     counts: np.ndarray,
     vary: float | None,
     seed: int,
+    teacher: Teacher | None = None,
 ) -> Made:
-    """Rows by a model, without near copies of what it learnt from and the implausible.
+    """Rows by a model, new ones or real ones varied, without near copies of what it learnt from and the
+    implausible; in the classes that a teacher sees in them. A number as target stays as the model drew it.
 
     Args:
-        fitted, frame, coded, target, vary: as for `maker`.
+        fitted: learnt from `frame`, which is `coded` by its codec.
         counts: (k,) rows to make of each of the target's levels.
+        vary: None, or the share of the cells that are drawn anew.
+        teacher: that learnt the target from `coded`; None has one learn it now.
     """
-    sieve = Sieve.of(columns_of(fitted.codec), coded)
-    rows = maker(fitted, frame, coded, target, vary, seed)
-    return make_rows(rows, fitted.codec, sieve, target.levels, counts, seed)
+    codec, place = fitted.codec, target.place
+    columns = columns_of(codec)
+    taught = not place.is_number and (target.counts > 0).sum() > 1 < len(columns)
+    named = None if place.is_number else place.name
+    maker: Maker = Drawn(fitted, named)
+    if vary is not None:
+        maker = Varied(fitted, frame, target.labels(coded), vary, named)
+    # A row that is a real one but for its class is a copy too, when a teacher gives the class.
+    sieve = Sieve.of(columns, coded, without=(place.name,) if taught else ())
+    if not taught or not counts.any():
+        return make_rows(maker, codec, sieve, target.levels, counts, seed)
+    mix = mixture(counts, target.counts)
+    each = copies_of(int(counts.sum()), len(frame)) * mix[counts > 0].sum()
+    candidates = np.ceil(mix * counts.sum() / each).astype(np.int64)
+    made = make_rows(maker, codec, sieve, target.levels, candidates, seed)
+    teacher = teacher or Teacher.of(Pair(columns, coded, coded).places, place, coded, seed)
+    times = allotted(teacher(made.coded), mix, target.counts, counts, np.random.default_rng([seed, 72]))
+    found = made.in_classes(times, target, target.cells(frame, coded), codec)
+    return replace(found, short=int(counts.sum()) - len(found.frame))
 
 
 # ----------------------------------------------------------------------------------------------- in words
