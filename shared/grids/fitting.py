@@ -81,7 +81,16 @@ def fit_model(
     def examples(part: GridData, changes: Augmentation | None, drop: float) -> Hiding:
         blind = settings.drop_channels if drop else 0.0
         return Hiding(
-            part, centre.fold(part.owners), pattern, settings.blank, drop, changes, form.done, blind
+            part,
+            centre.fold(part.owners),
+            pattern,
+            settings.blank,
+            drop,
+            changes,
+            form.done,
+            blind,
+            settings.patch,
+            2**settings.levels,
         )
 
     trained = train(
@@ -136,7 +145,7 @@ def calibrated(
     if most is None:
         most = max(4, min(48, _DRAWN // (draws * math.prod(model.form.shape[1:]))))
     keys = Keys.range(key_of(seed, "calibration"), min(most, 4 * len(examples)))
-    batch = replace(examples, blank=0.0).batch(keys.items % len(examples), keys)
+    batch = replace(examples, blank=0.0, patch=None).batch(keys.items % len(examples), keys)
     known = batch.condition.known
     assert known is not None
     condition = replace(batch.condition, known=None, fold=None)
@@ -167,6 +176,8 @@ def probe(settings: GridSettings, form: GridShape, tries: int = 2) -> dict[str, 
     x = torch.randn(settings.batch_size, *form.shape)
     seen = torch.rand(x.shape) < 0.5
     condition = model.told(Condition(known=Encoded(x * seen, seen)), len(x))
+    if settings.patch is not None:
+        condition = replace(condition, window=torch.zeros(len(x), x.ndim - 2, dtype=torch.int64))
     t = model.denoiser.schedule.time(torch.ones(len(x), dtype=torch.float64))
     seconds = []
     for _ in range(tries):
