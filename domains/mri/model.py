@@ -91,6 +91,7 @@ class FittedScans:
         spacing: float | Sequence[float] | None = None,
         shape: Sequence[int] | None = None,
         modalities: Sequence[str] | None = None,
+        pose: bool = False,
         labels: bool = True,
         conditions: Sequence[str] = (),
         settings: GridSettings | None = None,
@@ -107,7 +108,7 @@ class FittedScans:
 
         Args:
             subjects: to learn from.
-            spacing, shape, modalities: as for `MriSpace.fit`.
+            spacing, shape, modalities, pose: as for `MriSpace.fit`.
             labels: learn what images look like given a label map, where subjects have them.
             conditions: covariates that the model is to be told.
             settings: of the model; None chooses for the grid, the number of subjects and the machine.
@@ -133,6 +134,7 @@ class FittedScans:
             shape=shape,
             modalities=modalities,
             most=PRESETS[preset].voxels,
+            pose=pose,
             read=read,
             progress=lambda label, share: tell(label, 0.02 * share),
         )

@@ -17,7 +17,17 @@ from .options import ScanOptions
 from .presets import PRESETS, preset_for, recommended
 from .space import MriSpace
 
-KEYS = ("modalities", "conditions", "spacing", "labels", "assume_spacing", "missing_nan", "preset", "model")
+KEYS = (
+    "modalities",
+    "conditions",
+    "spacing",
+    "pose",
+    "labels",
+    "assume_spacing",
+    "missing_nan",
+    "preset",
+    "model",
+)
 """What a plan of scans holds."""
 
 
@@ -49,6 +59,7 @@ def decided(said: ScanOptions, subjects: Sequence[Subject], progress: Progress |
         spacing=said.spacing,
         modalities=said.modalities,
         most=PRESETS[preset].voxels,
+        pose=said.pose,
         read=said.read,
         progress=lambda label, share: tell(label, 0.7 * share),
     )
@@ -85,8 +96,11 @@ def written(options: ScanOptions) -> str:
         "# Covariates that the model is told and can be asked for, from participants.tsv: [age, sex].",
         f"conditions: {scalar(options.conditions)}",
         "",
-        "# Millimetres of the model's grid, and whether the model learns from label maps, too.",
+        "# Millimetres of the model's grid.",
         f"spacing: {scalar(options.spacing)}",
+        "# Whether each subject is turned, rigidly, to lie as all do on average (and what is filled, back).",
+        f"pose: {scalar(options.pose)}",
+        "# Whether the model learns from label maps, too.",
         f"labels: {scalar(options.labels)}",
         "",
         "# Whether files are accepted that do not say how they lie, and voxels without a number are missing.",
@@ -118,6 +132,7 @@ def followed(found: Mapping[str, Any], path: Path, said: ScanOptions) -> ScanOpt
         "modalities": None if modalities is None else tuple(str(name) for name in modalities),
         "conditions": tuple(str(name) for name in typed(found, "conditions", list, [], path)),
         "spacing": tuple(spacing) if isinstance(spacing, list) else spacing,
+        "pose": typed(found, "pose", bool, False, path),
         "labels": typed(found, "labels", bool, True, path),
         "assume_spacing": typed(found, "assume_spacing", bool, False, path),
         "missing_nan": typed(found, "missing_nan", bool, False, path),

@@ -28,19 +28,25 @@ class Preset:
         voxels: of the grid at most; a finer one is made coarser, unless a spacing is asked for.
         widths: of the network.
         steps, batch_size: of the training.
+        memory: bytes that a step may take. A grid too large for that is trained on in windows.
+        patch: edge of these.
+        seconds: of the training at most.
     """
 
     voxels: int
     widths: tuple[int, ...]
     steps: int
     batch_size: int
+    memory: float
+    patch: int
+    seconds: float | None = None
 
 
 PRESETS = {
-    "cpu": Preset(100_000, (40, 80, 112), 1000, 4),
-    "4gb": Preset(300_000, (48, 96, 144), 6000, 4),
-    "16gb": Preset(1_500_000, (64, 128, 192), 20_000, 4),
-    "80gb": Preset(8_000_000, (96, 192, 320), 50_000, 8),
+    "cpu": Preset(100_000, (40, 80, 112), 1000, 4, 2e9, 48, 600.0),
+    "4gb": Preset(300_000, (48, 96, 144), 6000, 4, 3e9, 64),
+    "16gb": Preset(1_500_000, (64, 128, 192), 20_000, 4, 13e9, 96),
+    "80gb": Preset(8_000_000, (96, 192, 320), 50_000, 8, 70e9, 128),
 }
 
 
@@ -64,6 +70,7 @@ def recommended(shape: tuple[int, ...], subjects: int, preset: str = "cpu") -> G
         batch_size=chosen.batch_size if voxels <= 4 * chosen.voxels else 1,
         learning_rate=6e-4,
         patience=None,
+        time_limit=chosen.seconds,
         precision="bf16" if preset != "cpu" or computes_bfloat16() else "fp32",
         checkpointing=voxels > 1_000_000,
         channel_guidance=1.7,
