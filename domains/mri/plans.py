@@ -31,6 +31,10 @@ KEYS = (
 """What a plan of scans holds."""
 
 
+FEWEST_STEPS = 300
+"""Of a training that a plan makes shorter than its preset's."""
+
+
 @dataclass(frozen=True)
 class Decided:
     """What was decided.
@@ -68,6 +72,8 @@ def decided(said: ScanOptions, subjects: Sequence[Subject], progress: Progress |
     settings = said.settings or recommended(form.shape, max(len(subjects), FEWEST), preset)
     tell("a short probe", 0.7)
     estimate = probe(settings, form)
+    if said.spacing is None and said.settings is None:
+        settings, estimate = _in_time(settings, estimate)
     tell("a short probe", 1.0)
     spacing = said.spacing or tuple(round(float(s), 4) for s in space.spacing)
     options = replace(
@@ -80,11 +86,25 @@ def decided(said: ScanOptions, subjects: Sequence[Subject], progress: Progress |
     )
     size = " x ".join(str(n) for n in space.size)
     millimetres = " x ".join(f"{s:.3g}" for s in space.spacing)
+    how = "whole" if settings.patch is None else f"through windows of {settings.patch} voxels, as it is large"
     seen = (
         f"{len(subjects):,} subjects, {', '.join(space.modalities)}; trained on {size} voxels of "
-        f"{millimetres} mm, preset {preset}."
+        f"{millimetres} mm, seen {how}, for {settings.steps:,} steps, preset {preset}."
     )
     return Decided(options, estimate, seen)
+
+
+def _in_time(
+    settings: GridSettings, estimate: Mapping[str, float]
+) -> tuple[GridSettings, Mapping[str, float]]:
+    """With as many steps as the time limit leaves on this machine, as busy as it is; a few hundred at least, as
+    of fewer nothing is to be seen."""
+    if settings.time_limit is None or estimate["minutes"] * 60 <= settings.time_limit:
+        return settings, estimate
+    steps = int(settings.steps * settings.time_limit / (estimate["minutes"] * 60)) // 50 * 50
+    steps = min(settings.steps, max(steps, FEWEST_STEPS))
+    minutes = min(estimate["minutes"] * steps / settings.steps, settings.time_limit / 60)
+    return replace(settings, steps=steps), {**estimate, "minutes": round(minutes, 1)}
 
 
 def written(options: ScanOptions) -> str:
@@ -110,7 +130,9 @@ def written(options: ScanOptions) -> str:
         "# The machine: cpu, 4gb, 16gb or 80gb (of GPU memory). The model below was chosen for it.",
         f"preset: {scalar(options.preset)}",
         "",
-        "# levels: of Haar packing. components: of the centre. blank: share of examples made from nothing.",
+        "# levels: of Haar packing. patch: edge of the windows that a large grid is seen through.",
+        "# components: of the centre. blank: share of examples made from nothing.",
+        "# time_limit: seconds, after which the best of what was reached is kept.",
         *section("model", asdict(options.settings or GridSettings())),
     ]
     return "\n".join(lines) + "\n"

@@ -87,11 +87,9 @@ class Pose:
         mean, (values, known) = self.means[name], scan[name]
         ends = _starts(values, known, mean, self.spacing)
         for blur in _BLURS:
-            fixed = _Fixed.of(_smooth(mean, np.ones_like(mean), blur), self.spacing)
-            moving = np.stack([_smooth(values, known, blur), known])
-            ends = [
-                max((fixed.refined(torch.from_numpy(moving), end) for end in ends), key=lambda e: e[0])[1]
-            ]
+            fixed = _Fixed.of(ndimage.gaussian_filter(mean, blur, mode="nearest"), self.spacing)
+            moving = _weighted(values, known, blur)
+            ends = [max((fixed.refined(moving, end) for end in ends), key=lambda found: found[0])[1]]
         turned = Rotation.from_matrix(ends[0][:3, :3]).magnitude()
         moved = np.abs(ends[0][:3, 3]) / (np.array(mean.shape) * self.spacing)
         return np.eye(4) if turned > _FARTHEST[0] or moved.max() > _FARTHEST[1] else ends[0]
@@ -174,7 +172,7 @@ def _points(shape: Sequence[int], spacing: np.ndarray) -> np.ndarray:
 def _sampled(
     moving: Tensor, points: np.ndarray, pose: np.ndarray, spacing: np.ndarray
 ) -> tuple[Tensor, Tensor]:
-    """(N,) values and known share of a scan (2, *S) at points of the common pose; not known beyond it."""
+    """(N,) values and weights of a scan (`_weighted`) at points of the common pose; 0 beyond it."""
     half = (np.array(moving.shape[1:]) - 1) * spacing / 2
     own = (points @ pose[:3, :3].T + pose[:3, 3]) / half
     grid = torch.from_numpy(np.ascontiguousarray(own[None, None, None, :, ::-1]))
@@ -183,11 +181,15 @@ def _sampled(
     return torch.where(weight > 0, found[0] / weight.clamp(min=1e-6), 0), weight
 
 
-def _smooth(values: np.ndarray, known: np.ndarray, blur: float) -> np.ndarray:
-    """Blurred over what is known, and 0 where nothing is: a normalised convolution, times what is known."""
-    share = ndimage.gaussian_filter(np.asarray(known, np.float64), blur, mode="nearest")
-    total = ndimage.gaussian_filter(np.where(known, values, 0).astype(np.float64), blur, mode="nearest")
-    return np.asarray(np.where(known, total / np.maximum(share, 1e-3), 0))
+def _weighted(values: np.ndarray, known: np.ndarray, blur: float) -> Tensor:
+    """(2, *S) values times weight, and weight: blurred over what is known (a normalised convolution), which
+    counts for less the less of it was."""
+    share = np.asarray(known, np.float64)
+    total = np.where(known, values, 0.0)
+    if blur:
+        share, total = (ndimage.gaussian_filter(x, blur, mode="nearest") for x in (share, total))
+    weight = np.where(known, share**2, 0)
+    return torch.from_numpy(np.stack([weight * total / np.maximum(share, 1e-6), weight]))
 
 
 def _starts(values: np.ndarray, known: np.ndarray, mean: np.ndarray, spacing: np.ndarray) -> list[np.ndarray]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from ...shared.grids import GridSettings
+from ...shared.grids import GridSettings, step_bytes
 from ...shared.masking import Boxes, Cells, Channels, EveryKth, Half, Mixture, Pattern, Slices
 from ...shared.settings import computes_bfloat16
 
@@ -28,7 +28,8 @@ class Preset:
         voxels: of the grid at most; a finer one is made coarser, unless a spacing is asked for.
         widths: of the network.
         steps, batch_size: of the training.
-        memory: bytes that a step may take. A grid too large for that is trained on in windows.
+        memory: bytes that a step may take. A grid of which one volume, packed once, needs more is seen
+            through windows; one that is merely large is packed twice.
         patch: edge of these.
         seconds: of the training at most.
     """
@@ -61,7 +62,7 @@ def preset_for(device: str) -> str:
 def recommended(shape: tuple[int, ...], subjects: int, preset: str = "cpu") -> GridSettings:
     """Settings for a grid (C, *S), so many subjects and a machine."""
     chosen, voxels = PRESETS[preset], int(np.prod(shape[1:]))
-    return GridSettings(
+    settings = GridSettings(
         widths=chosen.widths,
         levels=1 if voxels <= 300_000 else 2,
         components=int(np.clip(subjects // 3, 1, 12)),
@@ -75,3 +76,8 @@ def recommended(shape: tuple[int, ...], subjects: int, preset: str = "cpu") -> G
         checkpointing=voxels > 1_000_000,
         channel_guidance=1.7,
     )
+    fine = replace(settings, levels=1, batch_size=1, checkpointing=False)
+    if step_bytes(fine, shape) <= chosen.memory:
+        return settings
+    windows = [replace(fine, patch=chosen.patch, batch_size=n) for n in range(chosen.batch_size, 0, -1)]
+    return next((one for one in windows if step_bytes(one, shape) <= chosen.memory), windows[-1])
