@@ -73,7 +73,7 @@ def decided(said: ScanOptions, subjects: Sequence[Subject], progress: Progress |
     tell("a short probe", 0.7)
     estimate = probe(settings, form)
     if said.spacing is None and said.settings is None:
-        settings, estimate = _in_time(settings, estimate)
+        settings, estimate = in_time(settings, estimate)
     tell("a short probe", 1.0)
     spacing = said.spacing or tuple(round(float(s), 4) for s in space.spacing)
     options = replace(
@@ -94,10 +94,10 @@ def decided(said: ScanOptions, subjects: Sequence[Subject], progress: Progress |
     return Decided(options, estimate, seen)
 
 
-def _in_time(
+def in_time(
     settings: GridSettings, estimate: Mapping[str, float]
 ) -> tuple[GridSettings, Mapping[str, float]]:
-    """With as many steps as the time limit leaves on this machine, as busy as it is; a few hundred at least, as
+    """With as many steps as the time limit leaves on this machine, as busy as it is; a few hundred at least:
     of fewer nothing is to be seen."""
     if settings.time_limit is None or estimate["minutes"] * 60 <= settings.time_limit:
         return settings, estimate

@@ -27,6 +27,7 @@ Progress = Callable[[str, float], None]
 _STUDENT = 1.86  # 90 % of |t| with 8 degrees of freedom: draws whose spread was measured on eight
 _ROUNDS = 4  # of EM where data are missing: what it has not found by then, the network finds
 _AT_ALL, _EACH, _PACKED, _MAPS = 240, 60, 30, 46  # bytes; see `step_bytes`
+_HURRIED = 2  # examples to calibrate by, where time ran out
 _DRAWN = 2**22  # entries drawn to calibrate by: half a minute of one core
 
 
@@ -111,6 +112,7 @@ def fit_model(
             model,
             examples(kept, None, 0.0),
             seed,
+            most=_HURRIED if trained.ending == "time" else None,
             progress=lambda label, share: tell("calibrating on held-out examples", 0.97 + 0.03 * share),
         )
     return model, trained
