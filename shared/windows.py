@@ -72,6 +72,7 @@ def blended(
     total: Tensor | None = None
     for corner in product(*(starts(*axis) for axis in zip(size, tile, overlap, strict=True))):
         found = part(window(corner, tile))
+        found = found.to(torch.promote_types(found.dtype, torch.float32))  # weights run into the thousands
         if total is None:
             total = found.new_zeros(*found.shape[:2], *(factor * n for n in size))
             weights = found.new_zeros(total.shape[2:])

@@ -15,7 +15,7 @@ from ebbtide.shared.grids import GridModel, GridSettings, GridShape, fit_model
 from ebbtide.shared.hiding import GridData, Hiding
 from ebbtide.shared.masking import Boxes, Cells
 from ebbtide.shared.noise import Keys
-from ebbtide.shared.windows import Windowed, corners, inside, positions
+from ebbtide.shared.windows import Windowed, blended, corners, inside, positions
 
 SIZE = (22, 18)
 
@@ -57,6 +57,13 @@ def test_windows_blend_to_the_whole(size: tuple[int, ...]) -> None:
     whole = Pointwise()(x, level, replace(condition, channels=beside))
     for patch, multiple in ((8, 2), (8, 4), (16, 4)):
         assert torch.allclose(Windowed(Pointwise(), patch, multiple)(x, level, condition), whole, atol=1e-12)
+
+
+def test_half_precision_is_blended_in_full() -> None:
+    """Of windows that all say the same, the mean is that to the bit; their weights do not fit half precision."""
+    values = torch.rand(1, 1, 48, 48, 48, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = blended(lambda where: values[where], (48,) * 3, (32,) * 3, (16,) * 3)
+    assert found.dtype == torch.float32 and (found - values.float()).abs().max() < 1e-6
 
 
 def test_a_window_is_the_crop_of_the_whole() -> None:
