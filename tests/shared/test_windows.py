@@ -60,7 +60,7 @@ def test_windows_blend_to_the_whole(size: tuple[int, ...]) -> None:
 
 
 def test_half_precision_is_blended_in_full() -> None:
-    """Of windows that all say the same, the mean is that to the bit; their weights do not fit half precision."""
+    """Where all windows say the same, that comes out; their weights would not fit half precision."""
     values = torch.rand(1, 1, 48, 48, 48, generator=torch.Generator().manual_seed(0)).bfloat16()
     found = blended(lambda where: values[where], (48,) * 3, (32,) * 3, (16,) * 3)
     assert found.dtype == torch.float32 and (found - values.float()).abs().max() < 1e-6
