@@ -71,7 +71,7 @@ def decided(said: ScanOptions, subjects: Sequence[Subject], progress: Progress |
     form = GridShape((len(space.modalities), *space.size), context=len(labels))
     settings = said.settings or recommended(form.shape, max(len(subjects), FEWEST), preset)
     tell("a short probe", 0.7)
-    estimate = probe(settings, form)
+    estimate: Mapping[str, float] = probe(settings, form)
     if said.spacing is None and said.settings is None:
         settings, estimate = in_time(settings, estimate)
     tell("a short probe", 1.0)

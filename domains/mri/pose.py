@@ -147,9 +147,9 @@ def _solved(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     """Weighted least squares of a x = b, a (N, k)."""
     weighed = a * weight[:, None]
     square = weighed.T @ a
-    return torch.linalg.solve(
-        square + 1e-9 * square.diagonal().mean() * torch.eye(len(square)), weighed.T @ b
-    )
+    square.diagonal().add_(1e-9 * square.diagonal().mean())
+    found: Tensor = torch.linalg.solve(square, weighed.T @ b)
+    return found
 
 
 def _correlation(a: Tensor, b: Tensor, weight: Tensor) -> float:

@@ -185,7 +185,7 @@ def step_bytes(settings: GridSettings, shape: tuple[int, ...]) -> float:
     """
     whole, ndim = math.prod(shape), len(shape) - 1
     sides = shape[1:] if settings.patch is None else [min(settings.patch, n) for n in shape[1:]]
-    maps = _MAPS * settings.widths[0] * settings.blocks / 2 ** (ndim * settings.levels)
+    maps: float = _MAPS * settings.widths[0] * settings.blocks / 2 ** (ndim * settings.levels)
     maps *= (1 if settings.precision == "bf16" else 2) / (3 if settings.checkpointing else 1)
     seen = settings.batch_size * shape[0] * math.prod(sides)
     return whole * (_AT_ALL + _EACH * settings.batch_size) + seen * (_PACKED + maps)
