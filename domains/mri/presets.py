@@ -31,7 +31,7 @@ class Preset:
         memory: bytes that a step may take. A grid of which one volume, packed once, needs more is seen
             through windows; one that is merely large is packed twice.
         patch: edge of these.
-        seconds: of the training at most.
+        seconds: of the training at most, on a grid of no more than `voxels`.
     """
 
     voxels: int
@@ -71,7 +71,8 @@ def recommended(shape: tuple[int, ...], subjects: int, preset: str = "cpu") -> G
         batch_size=chosen.batch_size if voxels <= 4 * chosen.voxels else 1,
         learning_rate=6e-4,
         patience=None,
-        time_limit=chosen.seconds,
+        # Who asks for a finer grid than the preset's asks for the time, too.
+        time_limit=chosen.seconds if voxels <= chosen.voxels else None,
         precision="bf16" if preset != "cpu" or computes_bfloat16() else "fp32",
         checkpointing=voxels > 1_000_000,
         channel_guidance=1.7,

@@ -252,6 +252,8 @@ def test_a_volume_that_does_not_fit_is_seen_through_windows() -> None:
             fine = replace(settings, levels=1, patch=None, batch_size=1, checkpointing=False)
             assert (settings.patch is None) == (step_bytes(fine, shape) <= chosen.memory)
             assert settings.patch == patch and settings.levels == (2 if size == 100 else 1)
+    limits = [recommended((1, n, n, n), 40, "cpu").time_limit for n in (40, 100)]
+    assert limits == [600.0, None]  # who asks for a finer grid asks for the time
     seen = recommended((1, 160, 192, 160), 40, "cpu")
     assert seen.patch == 48 and seen.batch_size == 2  # as many as fit
     assert step_bytes(seen, (1, 160, 192, 160)) <= PRESETS["cpu"].memory
