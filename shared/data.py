@@ -67,6 +67,8 @@ class Condition:
         known: values and mask of the observed part of the data itself; the denoiser fills the rest.
         fold: (B,) int64, which cross-fitted centre never saw this record; -1 or absent for the one fitted
             on all (see `centre`).
+        window: (B, n) int64, the corner of the window through which a network sees each record in training,
+            where it sees windows (see `windows`); absent in use.
     """
 
     label: Tensor | None = None
@@ -75,6 +77,7 @@ class Condition:
     channels: Tensor | None = None
     known: Encoded | None = None
     fold: Tensor | None = None
+    window: Tensor | None = None
 
     def drop(self) -> Condition:
         """The unconditional twin that guidance compares with: label, covariates and tokens become

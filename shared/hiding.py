@@ -13,6 +13,7 @@ from .embeddings import drop_randomly
 from .masking import Pattern
 from .noise import Keys, key_of
 from .settings import Batch
+from .windows import corners, inside
 from .words import TokenTable
 
 Augmentation = Callable[[Keys, Tensor], tuple[Tensor, Tensor]]
@@ -61,6 +62,8 @@ class Hiding:
         drop: share of examples whose conditions are dropped.
         augmentation: changes examples by key. done: how many numbers it tells of that.
         drop_channels: share of examples whose condition's channels are blank.
+        patch: edge of the random window that each example is seen through, and counts in; None is the whole
+            grid. multiple: of which its corners are multiples.
     """
 
     data: GridData
@@ -71,6 +74,8 @@ class Hiding:
     augmentation: Augmentation | None
     done: int = 0
     drop_channels: float = 0.0
+    patch: int | None = None
+    multiple: int = 1
 
     def __len__(self) -> int:
         return len(self.data)
@@ -102,7 +107,11 @@ class Hiding:
             condition = replace(condition, channels=torch.where(like(told, beside), beside, 0))
         fold = None if self.fold is None else self.fold[indices]
         known = Encoded(x * stays, stays)
-        return Batch(x, replace(condition, known=known, fold=fold), seen & ~stays)
+        where, corner = seen & ~stays, None
+        if self.patch is not None:
+            corner = corners(keys, where, self.patch, self.multiple)
+            where = where & inside(corner, x.shape[2:], self.patch, self.multiple)
+        return Batch(x, replace(condition, known=known, fold=fold, window=corner), where)
 
 
 def with_done(condition: Condition, done: Tensor) -> Condition:

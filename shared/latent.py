@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, product
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,24 +19,11 @@ from torch import Tensor, nn
 
 from .data import NOTHING, Condition, like
 from .unet import UNet
-
-
-def _fill_up(x: Tensor, factor: int) -> Tensor:
-    """Repeat the last entry of each spatial axis until `factor` divides it (any dtype, any rank)."""
-    for axis in range(2, x.ndim):
-        n = x.shape[axis]
-        if n % factor:
-            x = x.index_select(axis, torch.arange(n + -n % factor, device=x.device).clamp(max=n - 1))
-    return x
-
-
-def _window(corner: Sequence[int], size: Sequence[int]) -> tuple[Any, ...]:
-    """The index of the spatial box of `size` at `corner`."""
-    return (..., *(slice(a, a + n) for a, n in zip(corner, size, strict=True)))
+from .windows import blended, fill_up, positions, window
 
 
 def _crop(x: Tensor, size: Sequence[int]) -> Tensor:
-    return x[_window((0,) * len(size), size)]
+    return x[window((0,) * len(size), size)]
 
 
 def _split(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
@@ -69,7 +56,7 @@ def haar_pack(x: Tensor, levels: int = 1) -> Tensor:
     """
     if not x.is_floating_point():
         x = x.to(torch.int64 if x.dtype.itemsize >= 4 else torch.int32)
-    x = _fill_up(x, 2**levels)
+    x = fill_up(x, 2**levels)
     for _ in range(levels):
         bands = x.unsqueeze(2)
         for axis in range(3, bands.ndim):
@@ -132,8 +119,7 @@ class PackedNetwork(nn.Module):
         if condition.channels is not None:
             beside.append(condition.channels.to(x))
         if self.coordinates:
-            axes = [torch.linspace(-1.7, 1.7, n).to(x) for n in x.shape[2:]]  # of unit variance
-            beside.append(torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(x), -1, *x.shape[2:]))
+            beside.append(positions(x))
         told = replace(condition, known=None, channels=haar_pack(torch.cat(beside, 1), self.levels))
         out = self.inner(haar_pack(x, self.levels), noise_level, told)
         return haar_unpack(out, x.shape[2:], self.levels)
@@ -141,7 +127,7 @@ class PackedNetwork(nn.Module):
 
 def haar_known(observed: Tensor, levels: int = 1) -> Tensor:
     """bool, shaped like the packed: coefficients whose block was observed whole, and so are known."""
-    blocks = _fill_up(observed, 2**levels)
+    blocks = fill_up(observed, 2**levels)
     for axis in range(2, observed.ndim):
         blocks = blocks.unflatten(axis, (-1, 2**levels)).all(axis + 1)
     return blocks.repeat_interleave(2 ** ((observed.ndim - 2) * levels), 1)
@@ -163,28 +149,8 @@ def tiled(decode: Callable[[Tensor], Tensor], z: Tensor, tile: int, overlap: int
         (B, C', *(factor S)). Exact where `decode` acts on each position alone; elsewhere the seams differ
         from whole decoding by what lies beyond the overlap, and by statistics taken over a tile.
     """
-    if not 0 <= overlap < tile:
-        raise ValueError(f"overlap {overlap}: expected at least 0 and less than the tile, {tile}")
-
-    def starts(n: int) -> list[int]:
-        return sorted({min(s, max(n - tile, 0)) for s in range(0, max(n - overlap, 1), tile - overlap)})
-
-    total: Tensor | None = None
-    for corner in product(*(starts(n) for n in z.shape[2:])):
-        part = decode(z[_window(corner, (tile,) * len(corner))])
-        if total is None:
-            total = part.new_zeros(*part.shape[:2], *(factor * n for n in z.shape[2:]))
-            weights = part.new_zeros(total.shape[2:])
-        weight = part.new_ones(part.shape[2:])
-        for axis, n in enumerate(part.shape[2:]):
-            place = torch.arange(n, device=part.device)
-            ramp = torch.minimum(place + 1, n - place).clamp(max=overlap * factor + 1).to(part.dtype)
-            weight = weight * ramp.reshape(-1, *(1,) * (part.ndim - 3 - axis))
-        where = _window([factor * s for s in corner], part.shape[2:])
-        total[where] += part * weight
-        weights[where] += weight
-    assert total is not None
-    return total / weights
+    n = z.ndim - 2
+    return blended(lambda where: decode(z[where]), z.shape[2:], (tile,) * n, (overlap,) * n, factor)
 
 
 class Autoencoder(nn.Module):
@@ -226,7 +192,7 @@ class Autoencoder(nn.Module):
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the posterior of the latents, before scaling."""
-        mean, std = self.network.encode(_fill_up(x, self.factor))
+        mean, std = self.network.encode(fill_up(x, self.factor))
         return mean, std
 
     def encode(self, x: Tensor) -> Tensor:

@@ -208,7 +208,8 @@ class _Run:
             self.save()
         if self.progress is not None and (now - self._told > 0.2 or self.ending is not None):
             self._told = now
-            self.progress(self._line(), 1.0 if self.ending else learner.step / settings.steps)
+            passed = 0.0 if settings.time_limit is None else (now - self._begun) / settings.time_limit
+            self.progress(self._line(), 1.0 if self.ending else max(learner.step / settings.steps, passed))
 
     def _line(self) -> str:
         line = f"step {self.learner.step} of {self.learner.settings.steps}"

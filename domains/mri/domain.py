@@ -119,6 +119,7 @@ class MriDomain:
             raw,
             spacing=o.spacing,
             modalities=o.modalities,
+            pose=o.pose,
             labels=o.labels,
             conditions=o.conditions,
             settings=o.settings,

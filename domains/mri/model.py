@@ -91,6 +91,7 @@ class FittedScans:
         spacing: float | Sequence[float] | None = None,
         shape: Sequence[int] | None = None,
         modalities: Sequence[str] | None = None,
+        pose: bool = False,
         labels: bool = True,
         conditions: Sequence[str] = (),
         settings: GridSettings | None = None,
@@ -107,7 +108,7 @@ class FittedScans:
 
         Args:
             subjects: to learn from.
-            spacing, shape, modalities: as for `MriSpace.fit`.
+            spacing, shape, modalities, pose: as for `MriSpace.fit`.
             labels: learn what images look like given a label map, where subjects have them.
             conditions: covariates that the model is to be told.
             settings: of the model; None chooses for the grid, the number of subjects and the machine.
@@ -133,6 +134,7 @@ class FittedScans:
             shape=shape,
             modalities=modalities,
             most=PRESETS[preset].voxels,
+            pose=pose,
             read=read,
             progress=lambda label, share: tell(label, 0.02 * share),
         )
@@ -176,6 +178,7 @@ class FittedScans:
             "seed": seed,
             "settings": asdict(settings),
             "steps": trained.steps,
+            "ending": trained.ending,
             "best_step": trained.best_step,
             "held_out_loss": min(
                 (r["held_out"] for r in trained.history if r["held_out"] is not None), default=None
@@ -346,6 +349,17 @@ class FittedScans:
                     "warning",
                 )
             )
+        done, meant = int(self.about.get("steps", 0)), self.model.settings.steps
+        if self.about.get("ending") == "time" and 2 * done < meant:
+            found.append(
+                Fault(
+                    "stopped-early",
+                    f"the time limit ended the training after {done:,} of {meant:,} steps: samples are poor",
+                    "training",
+                    "plan again on this machine, or give it longer (time_limit in the plan)",
+                    "warning",
+                )
+            )
         return found
 
     @property
@@ -357,6 +371,10 @@ class FittedScans:
             f"grid        {size} voxels of {spacing} mm",
             f"modalities  {', '.join(self.space.modalities)}",
         ]
+        if self.space.pose is not None:
+            lines.append("pose        each scan is turned to that of the training's mean")
+        if self.model.settings.patch is not None:
+            lines.append(f"seen        through windows of {self.model.settings.patch} voxels")
         if self.labels:
             lines.append(f"labels      {', '.join(map(str, self.labels))}")
         for column in self.covariates.columns:

@@ -23,6 +23,7 @@ class ScanOptions:
         covariates: a TSV or CSV, where it is not beside the images.
         conditions: covariates that a model is to be told.
         spacing: millimetres of the model's grid.
+        pose: turn each subject rigidly to a common pose.
         labels: learn what images look like given a label map.
         holes: what to fill.
         assume_spacing: accept files that do not say how they lie.
@@ -37,6 +38,7 @@ class ScanOptions:
     covariates: Path | None = None
     conditions: tuple[str, ...] = ()
     spacing: float | tuple[float, ...] | None = None
+    pose: bool = False
     labels: bool = True
     holes: Holes = NO_HOLES
     assume_spacing: bool = False

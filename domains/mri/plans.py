@@ -17,8 +17,22 @@ from .options import ScanOptions
 from .presets import PRESETS, preset_for, recommended
 from .space import MriSpace
 
-KEYS = ("modalities", "conditions", "spacing", "labels", "assume_spacing", "missing_nan", "preset", "model")
+KEYS = (
+    "modalities",
+    "conditions",
+    "spacing",
+    "pose",
+    "labels",
+    "assume_spacing",
+    "missing_nan",
+    "preset",
+    "model",
+)
 """What a plan of scans holds."""
+
+
+FEWEST_STEPS = 300
+"""Of a training that a plan makes shorter than its preset's."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,7 @@ def decided(said: ScanOptions, subjects: Sequence[Subject], progress: Progress |
         spacing=said.spacing,
         modalities=said.modalities,
         most=PRESETS[preset].voxels,
+        pose=said.pose,
         read=said.read,
         progress=lambda label, share: tell(label, 0.7 * share),
     )
@@ -56,7 +71,9 @@ def decided(said: ScanOptions, subjects: Sequence[Subject], progress: Progress |
     form = GridShape((len(space.modalities), *space.size), context=len(labels))
     settings = said.settings or recommended(form.shape, max(len(subjects), FEWEST), preset)
     tell("a short probe", 0.7)
-    estimate = probe(settings, form)
+    estimate: Mapping[str, float] = probe(settings, form)
+    if said.spacing is None and said.settings is None:
+        settings, estimate = in_time(settings, estimate)
     tell("a short probe", 1.0)
     spacing = said.spacing or tuple(round(float(s), 4) for s in space.spacing)
     options = replace(
@@ -69,11 +86,25 @@ def decided(said: ScanOptions, subjects: Sequence[Subject], progress: Progress |
     )
     size = " x ".join(str(n) for n in space.size)
     millimetres = " x ".join(f"{s:.3g}" for s in space.spacing)
+    how = "whole" if settings.patch is None else f"through windows of {settings.patch} voxels, as it is large"
     seen = (
         f"{len(subjects):,} subjects, {', '.join(space.modalities)}; trained on {size} voxels of "
-        f"{millimetres} mm, preset {preset}."
+        f"{millimetres} mm, seen {how}, for {settings.steps:,} steps, preset {preset}."
     )
     return Decided(options, estimate, seen)
+
+
+def in_time(
+    settings: GridSettings, estimate: Mapping[str, float]
+) -> tuple[GridSettings, Mapping[str, float]]:
+    """With as many steps as the time limit leaves on this machine, as busy as it is; a few hundred at least:
+    of fewer nothing is to be seen."""
+    if settings.time_limit is None or estimate["minutes"] * 60 <= settings.time_limit:
+        return settings, estimate
+    steps = int(settings.steps * settings.time_limit / (estimate["minutes"] * 60)) // 50 * 50
+    steps = min(settings.steps, max(steps, FEWEST_STEPS))
+    minutes = min(estimate["minutes"] * steps / settings.steps, settings.time_limit / 60)
+    return replace(settings, steps=steps), {**estimate, "minutes": round(minutes, 1)}
 
 
 def written(options: ScanOptions) -> str:
@@ -85,8 +116,11 @@ def written(options: ScanOptions) -> str:
         "# Covariates that the model is told and can be asked for, from participants.tsv: [age, sex].",
         f"conditions: {scalar(options.conditions)}",
         "",
-        "# Millimetres of the model's grid, and whether the model learns from label maps, too.",
+        "# Millimetres of the model's grid.",
         f"spacing: {scalar(options.spacing)}",
+        "# Whether each subject is turned, rigidly, to lie as all do on average (and what is filled, back).",
+        f"pose: {scalar(options.pose)}",
+        "# Whether the model learns from label maps, too.",
         f"labels: {scalar(options.labels)}",
         "",
         "# Whether files are accepted that do not say how they lie, and voxels without a number are missing.",
@@ -96,7 +130,9 @@ def written(options: ScanOptions) -> str:
         "# The machine: cpu, 4gb, 16gb or 80gb (of GPU memory). The model below was chosen for it.",
         f"preset: {scalar(options.preset)}",
         "",
-        "# levels: of Haar packing. components: of the centre. blank: share of examples made from nothing.",
+        "# levels: of Haar packing. patch: edge of the windows that a large grid is seen through.",
+        "# components: of the centre. blank: share of examples made from nothing.",
+        "# time_limit: seconds, after which the best of what was reached is kept.",
         *section("model", asdict(options.settings or GridSettings())),
     ]
     return "\n".join(lines) + "\n"
@@ -118,6 +154,7 @@ def followed(found: Mapping[str, Any], path: Path, said: ScanOptions) -> ScanOpt
         "modalities": None if modalities is None else tuple(str(name) for name in modalities),
         "conditions": tuple(str(name) for name in typed(found, "conditions", list, [], path)),
         "spacing": tuple(spacing) if isinstance(spacing, list) else spacing,
+        "pose": typed(found, "pose", bool, False, path),
         "labels": typed(found, "labels", bool, True, path),
         "assume_spacing": typed(found, "assume_spacing", bool, False, path),
         "missing_nan": typed(found, "missing_nan", bool, False, path),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from ...shared.grids import GridSettings
+from ...shared.grids import GridSettings, step_bytes
 from ...shared.masking import Boxes, Cells, Channels, EveryKth, Half, Mixture, Pattern, Slices
 from ...shared.settings import computes_bfloat16
 
@@ -28,19 +28,26 @@ class Preset:
         voxels: of the grid at most; a finer one is made coarser, unless a spacing is asked for.
         widths: of the network.
         steps, batch_size: of the training.
+        memory: bytes that a step may take. A grid of which one volume, packed once, needs more is seen
+            through windows; one that is merely large is packed twice.
+        patch: edge of these.
+        seconds: of the training at most, on a grid of no more than `voxels`.
     """
 
     voxels: int
     widths: tuple[int, ...]
     steps: int
     batch_size: int
+    memory: float
+    patch: int
+    seconds: float | None = None
 
 
 PRESETS = {
-    "cpu": Preset(100_000, (40, 80, 112), 1000, 4),
-    "4gb": Preset(300_000, (48, 96, 144), 6000, 4),
-    "16gb": Preset(1_500_000, (64, 128, 192), 20_000, 4),
-    "80gb": Preset(8_000_000, (96, 192, 320), 50_000, 8),
+    "cpu": Preset(100_000, (40, 80, 112), 1000, 4, 2e9, 48, 600.0),
+    "4gb": Preset(300_000, (48, 96, 144), 6000, 4, 3e9, 64),
+    "16gb": Preset(1_500_000, (64, 128, 192), 20_000, 4, 13e9, 96),
+    "80gb": Preset(8_000_000, (96, 192, 320), 50_000, 8, 70e9, 128),
 }
 
 
@@ -55,7 +62,7 @@ def preset_for(device: str) -> str:
 def recommended(shape: tuple[int, ...], subjects: int, preset: str = "cpu") -> GridSettings:
     """Settings for a grid (C, *S), so many subjects and a machine."""
     chosen, voxels = PRESETS[preset], int(np.prod(shape[1:]))
-    return GridSettings(
+    settings = GridSettings(
         widths=chosen.widths,
         levels=1 if voxels <= 300_000 else 2,
         components=int(np.clip(subjects // 3, 1, 12)),
@@ -64,7 +71,14 @@ def recommended(shape: tuple[int, ...], subjects: int, preset: str = "cpu") -> G
         batch_size=chosen.batch_size if voxels <= 4 * chosen.voxels else 1,
         learning_rate=6e-4,
         patience=None,
+        # Who asks for a finer grid than the preset's asks for the time, too.
+        time_limit=chosen.seconds if voxels <= chosen.voxels else None,
         precision="bf16" if preset != "cpu" or computes_bfloat16() else "fp32",
         checkpointing=voxels > 1_000_000,
         channel_guidance=1.7,
     )
+    fine = replace(settings, levels=1, batch_size=1, checkpointing=False)
+    if step_bytes(fine, shape) <= chosen.memory:
+        return settings
+    windows = [replace(fine, patch=chosen.patch, batch_size=n) for n in range(chosen.batch_size, 0, -1)]
+    return next((one for one in windows if step_bytes(one, shape) <= chosen.memory), windows[-1])

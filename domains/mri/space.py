@@ -22,6 +22,7 @@ from .collection import Read, Subject, read_image
 from .intensity import Channel, Look, Scale, as_dtype, box, look
 from .nifti import Volume, spacing_of
 from .placing import Frame, Seat, canonical, canonical_box, grid
+from .pose import Low, Pose, low_grid, roomy
 from .surveying import (
     Facts,
     channel_for,
@@ -60,12 +61,14 @@ class MriSpace:
         channels: by modality, in the order of the model's channels.
         size: (S) voxels of the grid. affine: (4, 4) from it to millimetres in RAS, for generated volumes.
         aligned: every subject lies on `affine` itself; else each is centred by its object.
+        pose: the pose that subjects are brought to by turning them; None leaves each as it lies.
     """
 
     channels: Mapping[str, Channel]
     size: tuple[int, ...]
     affine: np.ndarray
     aligned: bool
+    pose: Pose | None = None
 
     @classmethod
     def fit(
@@ -77,6 +80,7 @@ class MriSpace:
         modalities: Sequence[str] | None = None,
         normalise: bool | None = None,
         most: int | None = None,
+        pose: bool = False,
         read: Read = read_image,
         progress: Progress | None = None,
     ) -> Self:
@@ -91,8 +95,9 @@ class MriSpace:
                 centres each subject by its object; left out, it is False when all images share one grid.
             most: voxels of the grid at most: a finer one is made coarser in steps of a half, unless a
                 spacing or a shape was asked for.
+            pose: turn each subject rigidly to a common pose, whichever grids the images have.
             read: reads one image.
-            progress: told of every subject, each of which is read twice.
+            progress: told of every subject, each of which is read twice (thrice, where a pose is learnt).
 
         Raises:
             InputError: when there is nothing to learn from, or `normalise=False` and grids differ.
@@ -112,7 +117,7 @@ class MriSpace:
         if normalise is False and not shared:
             what = "the images do not share one grid, which normalise=False asks for"
             raise InputError("mri-grids-differ", what, "", "leave it out, or resample the images first")
-        aligned = shared if normalise is None else not normalise
+        aligned = not pose and (shared if normalise is None else not normalise)
         steps = spacing_for(facts, spacing)
         if most is not None and spacing is None and shape is None:
             steps = coarsened(facts, steps, aligned, most)
@@ -124,6 +129,8 @@ class MriSpace:
             affine[:3, 3] = -steps * (np.array(size) - 1) / 2
         blank = {name: channel_for(facts, name) for name in names}
         space = cls(blank, size, affine, aligned)
+        if pose:
+            space = space._with_pose(chosen, read)
         return space._with_moments(chosen, read, progress)
 
     @property
@@ -151,26 +158,15 @@ class MriSpace:
         Raises:
             InputError: none of the space's modalities is there, or a mask is on another grid than its image.
         """
-        volumes = {name: volumes[name] for name in self.channels if name in volumes}
-        if not volumes:
-            raise InputError("mri-no-modality", f"the subject has no image of {', '.join(self.channels)}")
-        raws = {name: volume.values() for name, volume in volumes.items()}
-        masks = {name: _mask(hidden, name, raws[name]) for name in volumes}
-        looks = {name: look(raws[name], masks[name], self.channels[name].background) for name in volumes}
-        reference = next(iter(volumes))
-        affine = self._frame_affine(volumes[reference], looks[reference], masks[reference])
-        seats = {}
-        for name, channel in self.channels.items():
-            volume = volumes.get(name, volumes[reference])
-            seen = looks.get(name)
-            scale = Scale(seen.dark, seen.bright) if seen else channel.scale
-            edges = (seen or looks[reference]).open
-            seats[name] = Seat(volume.shape, volume.affine, scale, edges, seen is not None)
-        frame = Frame(self.size, affine, seats)
+        frame, raws, masks = self._upright(volumes, hidden)
+        if self.pose is not None:
+            turned = self.pose.found(self._low(frame, raws, masks))
+            own = frame.affine @ np.linalg.inv(self.affine)  # from the grid's millimetres to the subject's
+            frame = replace(frame, affine=own @ turned @ self.affine)
         values = np.zeros(self.shape, np.float32)
         observed = np.zeros(self.shape, bool)
         for place, name in enumerate(self.channels):
-            if name in volumes:
+            if name in raws:
                 values[place], observed[place] = self._channel(name, frame, raws[name], masks[name])
         return Placed(values, observed, frame)
 
@@ -214,8 +210,12 @@ class MriSpace:
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """JSON and tensors for a model folder."""
         channels = [{"modality": n, **c.__dict__, "scale": list(c.scale)} for n, c in self.channels.items()]
-        config = {"channels": channels, "size": list(self.size), "aligned": self.aligned}
-        return config, {"space.affine": torch.from_numpy(self.affine.copy())}
+        config: dict[str, Any] = {"channels": channels, "size": list(self.size), "aligned": self.aligned}
+        tensors = {"space.affine": torch.from_numpy(self.affine.copy())}
+        if self.pose is not None:
+            config["pose"], means = self.pose.state()
+            tensors |= means
+        return config, tensors
 
     @classmethod
     def from_state(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
@@ -226,7 +226,49 @@ class MriSpace:
             name = facts.pop("modality")
             channels[name] = Channel(**facts)
         affine = tensors["space.affine"].numpy().astype(np.float64)
-        return cls(channels, tuple(config["size"]), affine, bool(config["aligned"]))
+        pose = Pose.from_state(config["pose"], tensors) if config.get("pose") else None
+        return cls(channels, tuple(config["size"]), affine, bool(config["aligned"]), pose)
+
+    def _upright(
+        self, volumes: Mapping[str, Volume], hidden: Hidden | None
+    ) -> tuple[Frame, dict[str, np.ndarray], dict[str, np.ndarray | None]]:
+        """The grid along the images' own axes, centred on the object; values and masks by modality."""
+        volumes = {name: volumes[name] for name in self.channels if name in volumes}
+        if not volumes:
+            raise InputError("mri-no-modality", f"the subject has no image of {', '.join(self.channels)}")
+        raws = {name: volume.values() for name, volume in volumes.items()}
+        masks = {name: _mask(hidden, name, raws[name]) for name in volumes}
+        looks = {name: look(raws[name], masks[name], self.channels[name].background) for name in volumes}
+        reference = next(iter(volumes))
+        affine = self._frame_affine(volumes[reference], looks[reference], masks[reference])
+        seats = {}
+        for name, channel in self.channels.items():
+            volume = volumes.get(name, volumes[reference])
+            seen = looks.get(name)
+            scale = Scale(seen.dark, seen.bright) if seen else channel.scale
+            edges = (seen or looks[reference]).open
+            seats[name] = Seat(volume.shape, volume.affine, scale, edges, seen is not None)
+        return Frame(self.size, affine, seats), raws, masks
+
+    def _low(
+        self, frame: Frame, raws: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray | None]
+    ) -> dict[str, Low]:
+        """The images at low resolution, about the middle of the grid."""
+        shape, step = low_grid(self.size, self.spacing)
+        shape = roomy(shape)
+        about = np.diag([*step, 1.0])
+        about[:3, 3] = -step * (np.array(shape) - 1) / 2
+        coarse = Frame(shape, frame.affine @ np.linalg.inv(self.affine) @ about, frame.images)
+        return {name: Low(*self._channel(name, coarse, raw, masks[name])) for name, raw in raws.items()}
+
+    def _with_pose(self, subjects: Sequence[Subject], read: Read) -> Self:
+        """The same with the pose that the subjects have in common."""
+        lows = []
+        for subject in subjects:
+            volumes = {name: read(path) for name, path in subject.images.items() if name in self.channels}
+            if volumes:
+                lows.append(self._low(*self._upright(volumes, None)))
+        return replace(self, pose=Pose.fit(lows, *low_grid(self.size, self.spacing)))
 
     def _frame_affine(self, volume: Volume, seen: Look, hidden: np.ndarray | None) -> np.ndarray:
         if self.aligned:
@@ -278,7 +320,7 @@ class MriSpace:
             mean = first / max(count, 1)
             std = float(np.sqrt(max(second / max(count, 1) - mean**2, 0)))
             channels[name] = replace(channel, mean=float(mean), std=std if std > 1e-6 else 1.0)
-        return type(self)(channels, self.size, self.affine, self.aligned)
+        return replace(self, channels=channels)
 
 
 def _mask(hidden: Hidden | None, name: str, raw: np.ndarray) -> np.ndarray | None:

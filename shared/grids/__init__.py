@@ -7,8 +7,17 @@ white, because the packing is orthonormal.
 """
 
 from .distilling import distil_model
-from .fitting import fit_model, probe
+from .fitting import fit_model, probe, step_bytes
 from .model import GridModel, Trust
 from .settings import GridSettings, GridShape
 
-__all__ = ["GridModel", "GridSettings", "GridShape", "Trust", "distil_model", "fit_model", "probe"]
+__all__ = [
+    "GridModel",
+    "GridSettings",
+    "GridShape",
+    "Trust",
+    "distil_model",
+    "fit_model",
+    "probe",
+    "step_bytes",
+]

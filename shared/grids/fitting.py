@@ -27,6 +27,8 @@ Progress = Callable[[str, float], None]
 _STUDENT = 1.86  # 90 % of |t| with 8 degrees of freedom: draws whose spread was measured on eight
 _CENTRED = 20_000  # examples that some dozen components are found from
 _ROUNDS = 4  # of EM where data are missing: what it has not found by then, the network finds
+_AT_ALL, _EACH, _PACKED, _MAPS = 240, 60, 30, 46  # bytes; see `step_bytes`
+_HURRIED = 2  # examples to calibrate by, where time ran out
 _DRAWN = 2**22  # entries drawn to calibrate by: half a minute of one core
 
 
@@ -84,7 +86,16 @@ def fit_model(
     def examples(part: GridData, changes: Augmentation | None, drop: float) -> Hiding:
         blind = settings.drop_channels if drop else 0.0
         return Hiding(
-            part, centre.fold(part.owners), pattern, settings.blank, drop, changes, form.done, blind
+            part,
+            centre.fold(part.owners),
+            pattern,
+            settings.blank,
+            drop,
+            changes,
+            form.done,
+            blind,
+            settings.patch,
+            2**settings.levels,
         )
 
     trained = train(
@@ -104,6 +115,7 @@ def fit_model(
             model,
             examples(kept, None, 0.0),
             seed,
+            most=_HURRIED if trained.ending == "time" else None,
             progress=lambda label, share: tell("calibrating on held-out examples", 0.97 + 0.03 * share),
         )
     return model, trained
@@ -137,10 +149,9 @@ def calibrated(
     held-out examples; counted where examples differ (most of a scan is air). `most` examples; None takes
     fewer the larger they are, for as many entries drawn."""
     model.denoiser.eval()
-    if most is None:
-        most = max(4, min(48, _DRAWN // (draws * math.prod(model.form.shape[1:]))))
+    most = _calibrating(model.form, draws) if most is None else most
     keys = Keys.range(key_of(seed, "calibration"), min(most, 4 * len(examples)))
-    batch = replace(examples, blank=0.0).batch(keys.items % len(examples), keys)
+    batch = replace(examples, blank=0.0, patch=None).batch(keys.items % len(examples), keys)
     known = batch.condition.known
     assert known is not None
     condition = replace(batch.condition, known=None, fold=None)
@@ -164,6 +175,26 @@ def calibrated(
     return Trust(weight, float(far.quantile(0.9)) / _STUDENT)
 
 
+def _calibrating(form: GridShape, draws: int) -> int:
+    """Examples to calibrate by: fewer, the larger they are."""
+    return max(2, min(48, _DRAWN // (draws * math.prod(form.shape[1:]))))
+
+
+def step_bytes(settings: GridSettings, shape: tuple[int, ...]) -> float:
+    """About how much memory a training step takes, beside the data and the program, for examples (C, *S).
+
+    A rule from measurements (batches of 1 to 4, 0.3 to 5 million voxels, one and two levels of packing, whole
+    and in windows; right to a third): so much for each entry of the grid, with the centre and its noise, and
+    so much for each that the network sees.
+    """
+    whole, ndim = math.prod(shape), len(shape) - 1
+    sides = shape[1:] if settings.patch is None else [min(settings.patch, n) for n in shape[1:]]
+    maps: float = _MAPS * settings.widths[0] * settings.blocks / 2 ** (ndim * settings.levels)
+    maps *= (1 if settings.precision == "bf16" else 2) / (3 if settings.checkpointing else 1)
+    seen = settings.batch_size * shape[0] * math.prod(sides)
+    return whole * (_AT_ALL + _EACH * settings.batch_size) + seen * (_PACKED + maps)
+
+
 def probe(settings: GridSettings, form: GridShape, tries: int = 2) -> dict[str, float]:
     """Minutes, memory and disk of a training, from a few of its steps on noise."""
     centre = GaussianCentre.blank(form.shape, settings.components, settings.reach)
@@ -171,6 +202,8 @@ def probe(settings: GridSettings, form: GridShape, tries: int = 2) -> dict[str, 
     x = torch.randn(settings.batch_size, *form.shape)
     seen = torch.rand(x.shape) < 0.5
     condition = model.told(Condition(known=Encoded(x * seen, seen)), len(x))
+    if settings.patch is not None:
+        condition = replace(condition, window=torch.zeros(len(x), x.ndim - 2, dtype=torch.int64))
     t = model.denoiser.schedule.time(torch.ones(len(x), dtype=torch.float64))
     seconds = []
     for _ in range(tries):
@@ -182,9 +215,13 @@ def probe(settings: GridSettings, form: GridShape, tries: int = 2) -> dict[str, 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state()[1].values())
     folds = (settings.folds + 1) * centre.loadings.numel() * 4
+    # A call of the network is a third of a step; in windows the whole grid takes many, which overlap.
+    calls = 8 * 15 * _calibrating(form, 8) if settings.held_out else 0
+    sides = [1.0 if settings.patch is None else max(1.0, n / (0.75 * settings.patch)) for n in form.shape[1:]]
+    calibrating = calls * math.prod(sides) * min(seconds) / (3 * settings.batch_size)
     return {
         # Reading, masks, augmentation and validation take about a quarter more.
-        "minutes": round(1.25 * min(seconds) * settings.steps / 60, 1),
+        "minutes": round((1.25 * min(seconds) * settings.steps + calibrating) / 60, 1),
         "memory_mb": round((peak + folds) / 2**20),
         "disk_mb": round(weights / 2**20, 1),
     }

@@ -23,6 +23,7 @@ from ..noise import Keys
 from ..samplers import DDIM, Heun, Sampler, UniPC
 from ..schedules import EDM, log_snr_grid
 from ..settings import computes_bfloat16
+from ..windows import Windowed
 from ..words import WordEncoder, WordNetwork
 from .settings import GridSettings, GridShape
 
@@ -79,17 +80,20 @@ class GridModel:
         jumps: int = 0,
     ) -> GridModel:
         """A new network around a centre: at once the exact denoiser of that Gaussian."""
+        ndim, patch = len(form.shape) - 1, settings.patch
         network: nn.Module = PackedNetwork(
-            len(form.shape) - 1,
+            ndim,
             form.shape[0],
             settings.levels,
-            form.context + 2 * form.shape[0],
+            form.context + 2 * form.shape[0] + (0 if patch is None else ndim),
             classes=form.classes,
             covariates=form.covariates + form.done,
             token_width=form.token_width,
-            coordinates=settings.coordinates,
+            coordinates=settings.coordinates and patch is None,
             **settings.network(),
         )
+        if patch is not None:
+            network = Windowed(network, patch, 2**settings.levels)
         if form.words:
             network = WordNetwork(network, WordEncoder(form.words, form.length, form.token_width))
         return cls(settings, form, CentredDenoiser(network, EDM(), centre), jumps=jumps)

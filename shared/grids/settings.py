@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..schedules import Density, LogNormalDensity, Schedule
 from ..settings import TrainingSettings
 
@@ -35,6 +36,8 @@ class GridSettings:
         widths, blocks, attention, dropout, checkpointing: of the `UNet`.
         coordinates: tell the network where each position is.
         levels: Haar packing, how often each axis is halved.
+        patch: edge of the windows that the network sees and is told the place of (see `windows`), a multiple
+            of 2^levels; None is the whole grid. For grids whose maps do not fit the memory.
         components, reach, floor: of the low-rank Gaussian centre. The floor is high, because a position that
             never varies in training may do so in use.
         folds: of the centre's cross-fitting.
@@ -58,6 +61,7 @@ class GridSettings:
     checkpointing: bool = False
     coordinates: bool = False
     levels: int = 1
+    patch: int | None = None
     components: int = 20
     reach: float = 0.8
     floor: float = 1e-2
@@ -78,6 +82,13 @@ class GridSettings:
     density_mean: float = -0.6
     density_std: float = 1.4
     mean_share: float = 0.06
+
+    def __post_init__(self) -> None:
+        patch, multiple = self.patch, 2**self.levels
+        if patch is not None and (patch != int(patch) or patch < 2 * multiple or patch % multiple):
+            what = f"a patch of {patch} does not fit {self.levels} level(s) of packing"
+            remedy = f"choose a multiple of {multiple}, at least {2 * multiple}, or none"
+            raise InputError("bad-setting", what, "patch", remedy)
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> GridSettings:

@@ -243,6 +243,38 @@ def said_code(capsys: pytest.CaptureFixture[str]) -> str:
     return str(said(capsys)["error"]["code"])  # type: ignore[index]
 
 
+def test_large_scans_are_learnt_through_windows_in_one_pose(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both are lines of the plan; what is filled comes back where the scan lies, all else bit for bit."""
+    plan, made = tmp_path / "plan.yaml", tmp_path / "model"
+    assert main(["plan", str(folder), "-o", str(plan), "--quiet"]) == 0
+    written = yaml.safe_load(plan.read_text())
+    assert written["pose"] is False and written["model"]["patch"] is None
+    written |= {"pose": True, "model": written["model"] | SMALL | {"patch": 9}}
+    plan.write_text(yaml.safe_dump(written))
+    train = ["train", str(folder), "-o", str(made), "--plan", str(plan), "--device", "cpu"]
+    assert main(train) == 2
+    assert "multiple of 2" in capsys.readouterr().err
+    written["model"]["patch"] = 8
+    plan.write_text(yaml.safe_dump(written))
+    assert main([*train, "--quiet"]) == 0
+    config = json.loads((made / "config.json").read_text())
+    assert config["model"]["settings"]["patch"] == 8 and config["space"]["pose"]["modalities"] == ["image"]
+    out = tmp_path / "made"
+    assert main(["generate", str(made), "-n", "2", "-o", str(out), "--quiet"]) == 0
+    assert len(list(out.rglob("*.nii.gz"))) == 2 and (out / "montage.png").stat().st_size > 1000
+    alone, filled = tmp_path / "one", tmp_path / "filled"
+    alone.mkdir()
+    own = nib.load(save(alone / "s03.nii.gz", brain(3)))
+    words = ["--fill", "box:6-9,8-11,7-10", "--draws", "2", "--model", str(made)]
+    assert main(["impute", str(alone), "-o", str(filled), *words, "--quiet"]) == 0
+    mask = np.asarray(nib.load(filled / "s03_mask.nii.gz").dataobj) > 0
+    back = nib.load(filled / "s03_filled.nii.gz")
+    assert mask.sum() == 64 and np.array_equal(back.affine, own.affine)
+    assert np.array_equal(np.asarray(back.dataobj)[~mask], np.asarray(own.dataobj)[~mask])
+
+
 def test_a_plan_names_a_machine_that_there_is(model: Path, folder: Path, tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text("domain: mri\npreset: 3gb\n")

@@ -18,10 +18,11 @@ from ebbtide.domains.mri.holes import Holes, parse_holes
 from ebbtide.domains.mri.membership import attacked
 from ebbtide.domains.mri.model import FittedScans
 from ebbtide.domains.mri.nifti import Volume
-from ebbtide.domains.mri.presets import recommended
+from ebbtide.domains.mri.plans import FEWEST_STEPS, in_time
+from ebbtide.domains.mri.presets import PRESETS, recommended
 from ebbtide.domains.mri.space import MriSpace
 from ebbtide.shared.errors import InputError
-from ebbtide.shared.grids import GridSettings
+from ebbtide.shared.grids import GridModel, GridSettings, step_bytes
 from ebbtide.shared.noise import Keys
 
 TINY = GridSettings(
@@ -240,6 +241,41 @@ def test_a_grid_too_fine_for_the_machine_is_made_coarser_in_one_look(scans: Coll
     asked = MriSpace.fit(list(scans), spacing=2.0, most=1000)
     assert np.allclose(asked.spacing, 2)
     assert recommended((1, 8, 8, 8), 30, "cpu").widths == (40, 80, 112)
+
+
+def test_a_volume_that_does_not_fit_is_seen_through_windows() -> None:
+    """Small ones whole, larger ones whole but packed twice, and those beyond the memory in windows."""
+    for preset, chosen in PRESETS.items():
+        for size, patch in ((40, None), (100, None), (520, chosen.patch)):
+            shape = (1, size, size, size)
+            settings = recommended(shape, 40, preset)
+            fine = replace(settings, levels=1, patch=None, batch_size=1, checkpointing=False)
+            assert (settings.patch is None) == (step_bytes(fine, shape) <= chosen.memory)
+            assert settings.patch == patch and settings.levels == (2 if size == 100 else 1)
+    limits = [recommended((1, n, n, n), 40, "cpu").time_limit for n in (40, 100)]
+    assert limits == [600.0, None]  # who asks for a finer grid asks for the time
+    seen = recommended((1, 160, 192, 160), 40, "cpu")
+    assert seen.patch == 48 and seen.batch_size == 2  # as many as fit
+    assert step_bytes(seen, (1, 160, 192, 160)) <= PRESETS["cpu"].memory
+    assert step_bytes(replace(seen, batch_size=3), (1, 160, 192, 160)) > PRESETS["cpu"].memory
+
+
+def test_a_plan_keeps_its_time_on_a_slow_machine() -> None:
+    """Fewer steps, yet not too few; what is quick enough, or has no limit, stays."""
+    settings = GridSettings(steps=1000, time_limit=600.0)
+    for minutes, steps, told in ((8.0, 1000, 8.0), (20.0, 500, 10.0), (100.0, FEWEST_STEPS, 10.0)):
+        found, estimate = in_time(settings, {"minutes": minutes, "memory_mb": 900.0})
+        assert found == replace(settings, steps=steps) and estimate == {"minutes": told, "memory_mb": 900.0}
+    free = replace(settings, time_limit=None)
+    assert in_time(free, {"minutes": 90.0}) == (free, {"minutes": 90.0})
+
+
+def test_a_model_says_that_its_time_ran_out(fitted: FittedScans) -> None:
+    half = replace(fitted.model.settings, steps=100)
+    for steps, ending, codes in ((40, "time", ["stopped-early"]), (60, "time", []), (40, "patience", [])):
+        model = GridModel(half, fitted.model.form, fitted.model.denoiser)
+        told = replace(fitted, model=model, about={**fitted.about, "steps": steps, "ending": ending})
+        assert [fault.code for fault in told.warnings] == codes
 
 
 def test_points_of_draws() -> None:
