@@ -150,17 +150,21 @@ def haar_known(observed: Tensor, levels: int = 1) -> Tensor:
 # --- the autoencoder ----------------------------------------------------------------------------
 
 
-def tiled(decode: Callable[[Tensor], Tensor], z: Tensor, tile: int, overlap: int, factor: int) -> Tensor:
-    """Decode in overlapping tiles, blended by weights that rise linearly from their edges: bounded memory.
+def tiled(
+    work: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, factor: int, down: int = 1
+) -> Tensor:
+    """Decode (or, with `down`, encode) in overlapping tiles, blended by weights that rise linearly from their
+    edges: bounded memory.
 
     Args:
-        decode: (B, C, *s) -> (B, C', *(factor s)).
-        z: (B, C, *S).
-        tile, overlap: edge of a tile, and what neighbours share, in positions of z.
-        factor: how many output positions one of z becomes, along each axis.
+        work: (B, C, *(down s)) -> (B, C', *(factor s)).
+        x: (B, C, *(down S)).
+        tile, overlap: edge of a tile, and what neighbours share, in positions of s.
+        factor: how many output positions one of s becomes, along each axis.
+        down: how many positions of x make one of s.
 
     Returns:
-        (B, C', *(factor S)). Exact where `decode` acts on each position alone; elsewhere the seams differ
+        (B, C', *(factor S)). Exact where `work` acts on each position alone; elsewhere the seams differ
         from whole decoding by what lies beyond the overlap, and by statistics taken over a tile.
     """
     if not 0 <= overlap < tile:
@@ -170,10 +174,11 @@ def tiled(decode: Callable[[Tensor], Tensor], z: Tensor, tile: int, overlap: int
         return sorted({min(s, max(n - tile, 0)) for s in range(0, max(n - overlap, 1), tile - overlap)})
 
     total: Tensor | None = None
-    for corner in product(*(starts(n) for n in z.shape[2:])):
-        part = decode(z[_window(corner, (tile,) * len(corner))])
+    coarse = [n // down for n in x.shape[2:]]
+    for corner in product(*(starts(n) for n in coarse)):
+        part = work(x[_window([down * s for s in corner], (down * tile,) * len(corner))])
         if total is None:
-            total = part.new_zeros(*part.shape[:2], *(factor * n for n in z.shape[2:]))
+            total = part.new_zeros(*part.shape[:2], *(factor * n for n in coarse))
             weights = part.new_zeros(total.shape[2:])
         weight = part.new_ones(part.shape[2:])
         for axis, n in enumerate(part.shape[2:]):
@@ -229,10 +234,17 @@ class Autoencoder(nn.Module):
         mean, std = self.network.encode(_fill_up(x, self.factor))
         return mean, std
 
-    def encode(self, x: Tensor) -> Tensor:
-        """x (B, C, *S) -> (B, latent, *ceil(S / factor)), zero mean and unit variance after `fit_scale`."""
+    def encode(self, x: Tensor, tile: int | None = None, overlap: int = 4) -> Tensor:
+        """x (B, C, *S) -> (B, latent, *ceil(S / factor)), zero mean and unit variance after `fit_scale`; with
+        `tile`, in tiles of so many latent positions."""
         mean, std = (like(c[None], x) for c in (self.mean, self.std))
-        return (self.moments(x)[0] - mean) / std
+
+        def encoded(part: Tensor) -> Tensor:
+            return self.moments(part)[0]
+
+        if tile is None:
+            return (encoded(x) - mean) / std
+        return (tiled(encoded, _fill_up(x, self.factor), tile, overlap, 1, self.factor) - mean) / std
 
     def decode(self, z: Tensor, size: Sequence[int], tile: int | None = None, overlap: int = 4) -> Tensor:
         """z -> (B, C, *size); with `tile`, in tiles of so many latent positions (`tiled`)."""
@@ -249,7 +261,7 @@ class Autoencoder(nn.Module):
         """Measure mean and standard deviation of each latent channel over `batches` (at least one)."""
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for x in batches:
-            z = self.moments(x)[0].double().transpose(0, 1).flatten(1)
+            z = self.moments(x.to(self.mean))[0].double().cpu().transpose(0, 1).flatten(1)
             count, total, squares = count + z.shape[1], total + z.sum(1), squares + z.square().sum(1)
         if not count:
             raise ValueError("fit_scale needs at least one batch")
@@ -269,6 +281,7 @@ class AutoencoderSettings:
         adversarial: weight of a patch discriminator's least-squares loss (0: none), from half-way on. It
             sharpens texture; it also invents it.
         seed: of the latent noise.
+        half: compute in bfloat16.
     """
 
     steps: int = 1000
@@ -276,12 +289,19 @@ class AutoencoderSettings:
     kl: float = 1e-6
     adversarial: float = 0.0
     seed: int = 0
+    half: bool = False
 
 
 def train_autoencoder(
-    autoencoder: Autoencoder, batches: Iterable[Tensor], settings: AutoencoderSettings = AutoencoderSettings()
+    autoencoder: Autoencoder,
+    batches: Iterable[Tensor],
+    settings: AutoencoderSettings = AutoencoderSettings(),
+    *,
+    scale_on: Iterable[Tensor] | None = None,
+    progress: Callable[[str, float], None] | None = None,
 ) -> list[dict[str, float]]:
-    """Train on `batches` (gone through again and again), then measure the latent scale on one pass.
+    """Train on `batches` (gone through again and again), then measure the latent scale on one pass through
+    them, or through `scale_on`. Batches are brought to where the autoencoder is.
 
     Returns:
         What each step cost: reconstruction, kl, and with an adversary fooled (its score of reconstructions,
@@ -290,11 +310,15 @@ def train_autoencoder(
     optimiser = torch.optim.Adam(autoencoder.parameters(), settings.learning_rate)
     adversary = _Adversary(autoencoder, settings) if settings.adversarial else None
     generator = torch.Generator().manual_seed(settings.seed)
+    device = autoencoder.mean.device
     history = []
-    for index, x in enumerate(islice(_again(batches), settings.steps)):
-        mean, std = autoencoder.moments(x)
-        eps = torch.randn(mean.shape, generator=generator).to(mean)
-        made = _crop(autoencoder.network.decode(mean + std * eps), x.shape[2:])
+    for index, given in enumerate(islice(_again(batches), settings.steps)):
+        x = given.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.half):
+            mean, std = autoencoder.moments(x)
+            eps = torch.randn(mean.shape, generator=generator).to(mean)
+            made = _crop(autoencoder.network.decode(mean + std * eps), x.shape[2:]).float()
+        mean, std = mean.float(), std.float()
         reconstruction = F.l1_loss(made, x)
         kl = 0.5 * (mean**2 + std**2 - 2 * std.clamp(min=1e-12).log() - 1).mean()
         loss = reconstruction + settings.kl * kl
@@ -309,7 +333,10 @@ def train_autoencoder(
         if "fooled" in costs and adversary is not None:
             costs["judged"] = adversary.learn(x, made.detach())
         history.append(costs)
-    autoencoder.fit_scale(batches)
+        if progress is not None:
+            line = f"step {index + 1} of {settings.steps}, error {costs['reconstruction']:.4f}"
+            progress(f"training the autoencoder: {line}", (index + 1) / settings.steps)
+    autoencoder.fit_scale(batches if scale_on is None else scale_on)
     return history
 
 

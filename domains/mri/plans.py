@@ -73,6 +73,7 @@ def decided(said: ScanOptions, subjects: Sequence[Subject], progress: Progress |
         f"{len(subjects):,} subjects, {', '.join(space.modalities)}; trained on {size} voxels of "
         f"{millimetres} mm, preset {preset}."
     )
+    seen = " ".join([seen, *settings.notes])
     return Decided(options, estimate, seen)
 
 
@@ -97,6 +98,7 @@ def written(options: ScanOptions) -> str:
         f"preset: {scalar(options.preset)}",
         "",
         "# levels: of Haar packing. components: of the centre. blank: share of examples made from nothing.",
+        "# latent: channels of an autoencoder's latents, where large scans are modelled (4); 0: none.",
         *section("model", asdict(options.settings or GridSettings())),
     ]
     return "\n".join(lines) + "\n"

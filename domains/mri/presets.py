@@ -28,20 +28,25 @@ class Preset:
         voxels: of the grid at most; a finer one is made coarser, unless a spacing is asked for.
         widths: of the network.
         steps, batch_size: of the training.
+        latent_steps, latent_crop: of the autoencoder's, for large volumes.
     """
 
     voxels: int
     widths: tuple[int, ...]
     steps: int
     batch_size: int
+    latent_steps: int = 2000
+    latent_crop: int = 32
 
 
 PRESETS = {
     "cpu": Preset(100_000, (40, 80, 112), 1000, 4),
-    "4gb": Preset(300_000, (48, 96, 144), 6000, 4),
-    "16gb": Preset(1_500_000, (64, 128, 192), 20_000, 4),
-    "80gb": Preset(8_000_000, (96, 192, 320), 50_000, 8),
+    "4gb": Preset(300_000, (48, 96, 144), 6000, 4, 6000),
+    "16gb": Preset(1_500_000, (64, 128, 192), 20_000, 4, 20_000, 48),
+    "80gb": Preset(8_000_000, (96, 192, 320), 50_000, 8, 30_000, 64),
 }
+LATENT_FROM = 128
+"""Side of the volumes from which a model works in latents."""
 
 
 def preset_for(device: str) -> str:
@@ -55,16 +60,20 @@ def preset_for(device: str) -> str:
 def recommended(shape: tuple[int, ...], subjects: int, preset: str = "cpu") -> GridSettings:
     """Settings for a grid (C, *S), so many subjects and a machine."""
     chosen, voxels = PRESETS[preset], int(np.prod(shape[1:]))
+    latent = voxels >= LATENT_FROM**3  # a quarter of each side, packed once more
     return GridSettings(
         widths=chosen.widths,
-        levels=1 if voxels <= 300_000 else 2,
+        levels=1 if latent or voxels <= 300_000 else 2,
+        latent=4 if latent else 0,
+        latent_steps=chosen.latent_steps,
+        latent_crop=chosen.latent_crop,
         components=int(np.clip(subjects // 3, 1, 12)),
         steps=chosen.steps,
         # Of what is far beyond the preset (a spacing was asked for), one at a time fits memory.
-        batch_size=chosen.batch_size if voxels <= 4 * chosen.voxels else 1,
+        batch_size=chosen.batch_size if latent or voxels <= 4 * chosen.voxels else 1,
         learning_rate=6e-4,
         patience=None,
         precision="bf16" if preset != "cpu" or computes_bfloat16() else "fp32",
-        checkpointing=voxels > 1_000_000,
+        checkpointing=not latent and voxels > 1_000_000,
         channel_guidance=1.7,
     )
