@@ -242,6 +242,12 @@ def test_a_grid_too_fine_for_the_machine_is_made_coarser_in_one_look(scans: Coll
     assert recommended((1, 8, 8, 8), 30, "cpu").widths == (40, 80, 112)
 
 
+def test_large_volumes_are_modelled_in_latents() -> None:
+    small, large = (recommended((1, n, 128, 128), 30, "80gb") for n in (127, 128))
+    assert small.latent == 0 and large.latent == 4 and large.levels == 1
+    assert large.batch_size > 1 and "autoencoder" in large.notes[0]
+
+
 def test_points_of_draws() -> None:
     told = np.array([[2.5], [0.0], [1.0], [5.0]])  # the mean, then draws
     assert point(told, "mean") == 2.5 and point(told, "median") == 1 and point(told, "sample") == 0
