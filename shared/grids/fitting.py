@@ -20,7 +20,7 @@ from ..noise import Keys, key_of
 from ..training import Trained, train
 from ..words import WIDTH
 from .latent_fitting import fit_latents, probe_latents
-from .latents import AnyModel, LatentModel
+from .latents import AnyModel, LatentModel, autoencoder_of
 from .model import GridModel, Trust
 from .settings import GridSettings, GridShape
 
@@ -178,7 +178,7 @@ def calibrated(
 
 def probe(settings: GridSettings, form: GridShape, tries: int = 2) -> dict[str, float]:
     """Minutes, memory and disk of a training, from a few of its steps on noise."""
-    before = 0.0
+    before, whole = 0.0, form
     if settings.latent:
         before, form = probe_latents(settings, form), LatentModel.shaped(settings, form)
     centre = GaussianCentre.blank(form.shape, settings.components, settings.reach)
@@ -195,7 +195,8 @@ def probe(settings: GridSettings, form: GridShape, tries: int = 2) -> dict[str, 
         loss.mean().backward()
         seconds.append(monotonic() - begun)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state()[1].values())
+    kept = LatentModel(autoencoder_of(settings, whole.shape), model, whole) if settings.latent else model
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in kept.state()[1].values())
     folds = (settings.folds + 1) * centre.loadings.numel() * 4
     return {
         # Reading, masks, augmentation and validation take about a quarter more.

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data import NOTHING, Condition, Encoded
+from ..errors import InputError
 from ..latent import Autoencoder, haar_known
 from ..noise import Keys
 from ..samplers import Sampler
@@ -28,13 +29,23 @@ from .settings import GridSettings, GridShape
 
 Progress = Callable[[str, float], None]
 
-_WHOLE = 2**20  # positions encoded or decoded in one piece; what is larger, in tiles
+_WHOLE = 2**21  # positions encoded or decoded in one piece; what is larger, in tiles
 _AT_ONCE = 2**17  # positions in a batch: fixed, so that an answer does not depend on company
 _REACH = 1  # latents around a hole that see it
 
 
 def autoencoder_of(settings: GridSettings, shape: tuple[int, ...]) -> Autoencoder:
-    """A new one for a grid (C, *S)."""
+    """A new one for a grid (C, *S).
+
+    Raises:
+        InputError: `bad-setting`: there is no such autoencoder.
+    """
+    held = (settings.latent, *settings.latent_widths, settings.latent_steps)
+    if not settings.latent_widths or min(held) < 1 or settings.latent_crop < settings.factor:
+        what = (
+            "latent, latent_widths and latent_steps must be 1 or more, latent_crop at least a latent's block"
+        )
+        raise InputError("bad-setting", what, "model", "change them, or set latent to 0")
     return Autoencoder(len(shape) - 1, shape[0], latent=settings.latent, widths=settings.latent_widths)
 
 
