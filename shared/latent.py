@@ -150,21 +150,17 @@ def haar_known(observed: Tensor, levels: int = 1) -> Tensor:
 # --- the autoencoder ----------------------------------------------------------------------------
 
 
-def tiled(
-    work: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, factor: int, down: int = 1
-) -> Tensor:
-    """Decode (or, with `down`, encode) in overlapping tiles, blended by weights that rise linearly from their
-    edges: bounded memory.
+def tiled(decode: Callable[[Tensor], Tensor], z: Tensor, tile: int, overlap: int, factor: int) -> Tensor:
+    """Decode in overlapping tiles, blended by weights that rise linearly from their edges: bounded memory.
 
     Args:
-        work: (B, C, *(down s)) -> (B, C', *(factor s)).
-        x: (B, C, *(down S)).
-        tile, overlap: edge of a tile, and what neighbours share, in positions of s.
-        factor: how many output positions one of s becomes, along each axis.
-        down: how many positions of x make one of s.
+        decode: (B, C, *s) -> (B, C', *(factor s)).
+        z: (B, C, *S).
+        tile, overlap: edge of a tile, and what neighbours share, in positions of z.
+        factor: how many output positions one of z becomes, along each axis.
 
     Returns:
-        (B, C', *(factor S)). Exact where `work` acts on each position alone; elsewhere the seams differ
+        (B, C', *(factor S)). Exact where `decode` acts on each position alone; elsewhere the seams differ
         from whole decoding by what lies beyond the overlap, and by statistics taken over a tile.
     """
     if not 0 <= overlap < tile:
@@ -174,11 +170,10 @@ def tiled(
         return sorted({min(s, max(n - tile, 0)) for s in range(0, max(n - overlap, 1), tile - overlap)})
 
     total: Tensor | None = None
-    coarse = [n // down for n in x.shape[2:]]
-    for corner in product(*(starts(n) for n in coarse)):
-        part = work(x[_window([down * s for s in corner], (down * tile,) * len(corner))])
+    for corner in product(*(starts(n) for n in z.shape[2:])):
+        part = decode(z[_window(corner, (tile,) * len(corner))])
         if total is None:
-            total = part.new_zeros(*part.shape[:2], *(factor * n for n in coarse))
+            total = part.new_zeros(*part.shape[:2], *(factor * n for n in z.shape[2:]))
             weights = part.new_zeros(total.shape[2:])
         weight = part.new_ones(part.shape[2:])
         for axis, n in enumerate(part.shape[2:]):
@@ -239,12 +234,15 @@ class Autoencoder(nn.Module):
         `tile`, in tiles of so many latent positions."""
         mean, std = (like(c[None], x) for c in (self.mean, self.std))
 
-        def encoded(part: Tensor) -> Tensor:
-            return self.moments(part)[0]
-
         if tile is None:
-            return (encoded(x) - mean) / std
-        return (tiled(encoded, _fill_up(x, self.factor), tile, overlap, 1, self.factor) - mean) / std
+            return (self.moments(x)[0] - mean) / std
+        levels = self.factor.bit_length() - 1
+
+        def encoded(blocks: Tensor) -> Tensor:
+            return self.moments(haar_unpack(blocks, [self.factor * n for n in blocks.shape[2:]], levels))[0]
+
+        # Packed, a latent's block of positions is one position, so that tiles are counted in latents.
+        return (tiled(encoded, haar_pack(x, levels), tile, overlap, 1) - mean) / std
 
     def decode(self, z: Tensor, size: Sequence[int], tile: int | None = None, overlap: int = 4) -> Tensor:
         """z -> (B, C, *size); with `tile`, in tiles of so many latent positions (`tiled`)."""
