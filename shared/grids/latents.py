@@ -218,7 +218,8 @@ class LatentModel:
         """Edge of the tiles of so large a grid, in latents; None does it in one piece."""
         if math.prod(size) <= _WHOLE:
             return None
-        return max(8, int(_WHOLE ** (1 / len(size))) // self.autoencoder.factor)
+        edge = int(math.pow(_WHOLE, 1 / len(size)))
+        return max(8, edge // self.autoencoder.factor)
 
     def _in_batches(self, work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """In batches of one size, the last filled up with its last row."""
@@ -246,7 +247,8 @@ class LatentModel:
         prefix = "autoencoder."
         core = GridModel.from_state(config, {n: t for n, t in tensors.items() if not n.startswith(prefix)})
         held = config["latent"]
-        form = GridShape(**{k: tuple(v) if isinstance(v, list) else v for k, v in held["form"].items()})
+        shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in held["form"].items()}
+        form = GridShape(**shape)
         autoencoder = autoencoder_of(core.settings, form.shape)
         own = {n.removeprefix(prefix): t.float() for n, t in tensors.items() if n.startswith(prefix)}
         autoencoder.load_state_dict(own)
@@ -263,7 +265,7 @@ class LatentModel:
 def _shares(x: Tensor, factor: int) -> Tensor:
     """(B, K, *S) to its means over blocks of `factor` along each axis, fewer at the far borders."""
     pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[x.ndim - 2]
-    return pool(x.float(), factor, ceil_mode=True, count_include_pad=False)  # type: ignore[operator,no-any-return]
+    return pool(x.float(), factor, ceil_mode=True, count_include_pad=False)
 
 
 def _sure(observed: Tensor, factor: int, reach: int) -> Tensor:
