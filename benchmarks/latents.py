@@ -1,7 +1,7 @@
 """Latents against the packed grid: what an autoencoder loses, what a step costs, how well holes are filled.
 
     python benchmarks/latents.py photographs [--steps 1500]
-    python benchmarks/latents.py clothes DATA.npz WORK [--side 64] [--pictures 2000]
+    python benchmarks/latents.py clothes DATA.npz WORK [--side 64] [--pictures 2000] [--tests 64]
 
 - `photographs`: crops of 256 x 256 of scikit-learn's two sample pictures. An autoencoder learns from their
   left two thirds; how it reconstructs the right third is told in dB, whole and in tiles. Then what a training
@@ -116,7 +116,7 @@ def _timed(work: Callable[[], object]) -> float:
     return time.process_time() - begun
 
 
-def clothes(data: Path, work: Path, side: int, count: int, steps: int, draws: int = 12) -> None:
+def clothes(data: Path, work: Path, side: int, count: int, steps: int, tests: int, draws: int = 8) -> None:
     """Train, or read what was trained; fill right halves; write the sheets."""
     work.mkdir(parents=True, exist_ok=True)
     held = np.load(data)
@@ -137,7 +137,9 @@ def clothes(data: Path, work: Path, side: int, count: int, steps: int, draws: in
         fitted.save(work / "model")
     fitted = FittedImages.load(work / "model")
     print(json.dumps({"model": fitted.description, "trust": str(fitted.model.trust)}), flush=True)
-    pixels = torch.from_numpy(_enlarged(held["x_test"][::160], side))[:, None].float()
+    pixels = torch.from_numpy(_enlarged(held["x_test"][:: len(held["x_test"]) // tests], side))[
+        :, None
+    ].float()
     truth = fitted.space.standardised(pixels / 255)
     observed = torch.ones_like(truth, dtype=torch.bool)
     observed[..., side // 2 :] = False
@@ -192,9 +194,10 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--tests", type=int, default=64)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.what == "photographs":
         photographs(asked.steps)
     else:
-        clothes(*asked.paths, asked.side, asked.pictures, asked.steps)
+        clothes(*asked.paths, asked.side, asked.pictures, asked.steps, asked.tests)

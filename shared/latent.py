@@ -219,6 +219,10 @@ class Autoencoder(nn.Module):
             with_encoder_nonlocal_attn=False,
             with_decoder_nonlocal_attn=False,
         )
+        with torch.no_grad():  # a new one is nearly certain: noise of unit variance would drown what it says
+            certainty = self.network.quant_conv_log_sigma.conv
+            certainty.weight.zero_()
+            certainty.bias.fill_(-4.0)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.zeros(latent))

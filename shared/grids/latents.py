@@ -29,7 +29,6 @@ from .settings import GridSettings, GridShape
 
 Progress = Callable[[str, float], None]
 
-_WHOLE = 2**21  # positions encoded or decoded in one piece; what is larger, in tiles
 _AT_ONCE = 2**17  # positions in a batch: fixed, so that an answer does not depend on company
 _REACH = 1  # latents around a hole that see it
 
@@ -161,13 +160,13 @@ class LatentModel:
 
     def into(self, x: Tensor) -> Tensor:
         """(B, C, *S) to latents (B, L, *s)."""
-        tile = self._tile(x.shape[2:])
-        return self._in_batches(lambda part: self.autoencoder.encode(part, tile), x)
+        tile, overlap = self._tiles
+        return self._in_batches(lambda part: self.autoencoder.encode(part, tile, overlap), x)
 
     def out(self, z: Tensor) -> Tensor:
         """Latents (B, L, *s) to (B, C, *S)."""
-        size = self.form.shape[1:]
-        return self._in_batches(lambda part: self.autoencoder.decode(part, size, self._tile(size)), z)
+        size, (tile, overlap) = self.form.shape[1:], self._tiles
+        return self._in_batches(lambda part: self.autoencoder.decode(part, size, tile, overlap), z)
 
     def known(self, given: Encoded) -> tuple[Encoded, Tensor]:
         """What of the latents is known, and (B, L + C, *s) what the network is shown beside them: the latents
@@ -214,12 +213,16 @@ class LatentModel:
                 progress("filling", min(1.0, (int(rows[-1]) + 1) / len(given.values)))
         return torch.cat(parts)
 
-    def _tile(self, size: tuple[int, ...]) -> int | None:
-        """Edge of the tiles of so large a grid, in latents; None does it in one piece."""
-        if math.prod(size) <= _WHOLE:
-            return None
-        edge = int(math.pow(_WHOLE, 1 / len(size)))
-        return max(8, edge // self.autoencoder.factor)
+    @property
+    def _tiles(self) -> tuple[int | None, int]:
+        """Edge of the tiles and what they share, in latents. What is larger than the crops of the training is
+        encoded and decoded in tiles of their size: in bounded memory, and by the statistics over a group of
+        channels that the autoencoder knows."""
+        edge = self.settings.latent_crop
+        if max(self.form.shape[1:]) <= edge:
+            return None, 0
+        tile = max(2, -(-edge // self.settings.factor))
+        return tile, tile // 4
 
     def _in_batches(self, work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """In batches of one size, the last filled up with its last row."""

@@ -219,9 +219,9 @@ def test_tiles_are_decoded_and_encoded_as_the_whole(
     x = bars(2, 6)
     z = model.into(x)
     whole = model.out(z)
-    monkeypatch.setattr("ebbtide.shared.grids.latents._WHOLE", 64)
-    assert model._tile((SIZE, SIZE)) == 8
-    monkeypatch.setattr(LatentModel, "_tile", lambda self, size: 5)
+    assert model._tiles == (None, 0)
+    monkeypatch.setattr(model.core, "settings", replace(SETTINGS, latent_crop=9))
+    assert model._tiles == (5, 1)
     assert (model.into(x) - z).square().mean() < 0.1  # group statistics are those of a tile
     assert (model.out(z) - whole).square().mean() < 0.1
 
