@@ -220,9 +220,9 @@ class Autoencoder(nn.Module):
             with_decoder_nonlocal_attn=False,
         )
         with torch.no_grad():  # a new one is nearly certain: noise of unit variance would drown what it says
-            certainty = self.network.quant_conv_log_sigma.conv
-            certainty.weight.zero_()
-            certainty.bias.fill_(-4.0)
+            certainty: Any = self.network.quant_conv_log_sigma
+            certainty.conv.weight.zero_()
+            certainty.conv.bias.fill_(-4.0)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.zeros(latent))
