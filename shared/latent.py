@@ -185,6 +185,10 @@ class Autoencoder(nn.Module):
             with_encoder_nonlocal_attn=False,
             with_decoder_nonlocal_attn=False,
         )
+        with torch.no_grad():  # a new one is nearly certain: noise of unit variance would drown what it says
+            certainty: Any = self.network.quant_conv_log_sigma
+            certainty.conv.weight.zero_()
+            certainty.conv.bias.fill_(-4.0)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.zeros(latent))
@@ -195,10 +199,20 @@ class Autoencoder(nn.Module):
         mean, std = self.network.encode(fill_up(x, self.factor))
         return mean, std
 
-    def encode(self, x: Tensor) -> Tensor:
-        """x (B, C, *S) -> (B, latent, *ceil(S / factor)), zero mean and unit variance after `fit_scale`."""
+    def encode(self, x: Tensor, tile: int | None = None, overlap: int = 4) -> Tensor:
+        """x (B, C, *S) -> (B, latent, *ceil(S / factor)), zero mean and unit variance after `fit_scale`; with
+        `tile`, in tiles of so many latent positions."""
         mean, std = (like(c[None], x) for c in (self.mean, self.std))
-        return (self.moments(x)[0] - mean) / std
+
+        if tile is None:
+            return (self.moments(x)[0] - mean) / std
+        levels = self.factor.bit_length() - 1
+
+        def encoded(blocks: Tensor) -> Tensor:
+            return self.moments(haar_unpack(blocks, [self.factor * n for n in blocks.shape[2:]], levels))[0]
+
+        # Packed, a latent's block of positions is one position, so that tiles are counted in latents.
+        return (tiled(encoded, haar_pack(x, levels), tile, overlap, 1) - mean) / std
 
     def decode(self, z: Tensor, size: Sequence[int], tile: int | None = None, overlap: int = 4) -> Tensor:
         """z -> (B, C, *size); with `tile`, in tiles of so many latent positions (`tiled`)."""
@@ -215,7 +229,7 @@ class Autoencoder(nn.Module):
         """Measure mean and standard deviation of each latent channel over `batches` (at least one)."""
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for x in batches:
-            z = self.moments(x)[0].double().transpose(0, 1).flatten(1)
+            z = self.moments(x.to(self.mean))[0].double().cpu().transpose(0, 1).flatten(1)
             count, total, squares = count + z.shape[1], total + z.sum(1), squares + z.square().sum(1)
         if not count:
             raise ValueError("fit_scale needs at least one batch")
@@ -235,6 +249,7 @@ class AutoencoderSettings:
         adversarial: weight of a patch discriminator's least-squares loss (0: none), from half-way on. It
             sharpens texture; it also invents it.
         seed: of the latent noise.
+        half: compute in bfloat16.
     """
 
     steps: int = 1000
@@ -242,12 +257,19 @@ class AutoencoderSettings:
     kl: float = 1e-6
     adversarial: float = 0.0
     seed: int = 0
+    half: bool = False
 
 
 def train_autoencoder(
-    autoencoder: Autoencoder, batches: Iterable[Tensor], settings: AutoencoderSettings = AutoencoderSettings()
+    autoencoder: Autoencoder,
+    batches: Iterable[Tensor],
+    settings: AutoencoderSettings = AutoencoderSettings(),
+    *,
+    scale_on: Iterable[Tensor] | None = None,
+    progress: Callable[[str, float], None] | None = None,
 ) -> list[dict[str, float]]:
-    """Train on `batches` (gone through again and again), then measure the latent scale on one pass.
+    """Train on `batches` (gone through again and again), then measure the latent scale on one pass through
+    them, or through `scale_on`. Batches are brought to where the autoencoder is.
 
     Returns:
         What each step cost: reconstruction, kl, and with an adversary fooled (its score of reconstructions,
@@ -256,11 +278,15 @@ def train_autoencoder(
     optimiser = torch.optim.Adam(autoencoder.parameters(), settings.learning_rate)
     adversary = _Adversary(autoencoder, settings) if settings.adversarial else None
     generator = torch.Generator().manual_seed(settings.seed)
+    device = autoencoder.mean.device
     history = []
-    for index, x in enumerate(islice(_again(batches), settings.steps)):
-        mean, std = autoencoder.moments(x)
-        eps = torch.randn(mean.shape, generator=generator).to(mean)
-        made = _crop(autoencoder.network.decode(mean + std * eps), x.shape[2:])
+    for index, given in enumerate(islice(_again(batches), settings.steps)):
+        x = given.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.half):
+            mean, std = autoencoder.moments(x)
+            eps = torch.randn(mean.shape, generator=generator).to(mean)
+            made = _crop(autoencoder.network.decode(mean + std * eps), x.shape[2:]).float()
+        mean, std = mean.float(), std.float()
         reconstruction = F.l1_loss(made, x)
         kl = 0.5 * (mean**2 + std**2 - 2 * std.clamp(min=1e-12).log() - 1).mean()
         loss = reconstruction + settings.kl * kl
@@ -275,7 +301,10 @@ def train_autoencoder(
         if "fooled" in costs and adversary is not None:
             costs["judged"] = adversary.learn(x, made.detach())
         history.append(costs)
-    autoencoder.fit_scale(batches)
+        if progress is not None:
+            line = f"step {index + 1} of {settings.steps}, error {costs['reconstruction']:.4f}"
+            progress(f"training the autoencoder: {line}", (index + 1) / settings.steps)
+    autoencoder.fit_scale(batches if scale_on is None else scale_on)
     return history
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...shared.artifacts import MANIFEST, read_model_of, write_model
 from ...shared.data import Condition, Encoded
 from ...shared.errors import Fault, InputError
-from ...shared.grids import GridModel, GridSettings, distil_model, fit_model
+from ...shared.grids import AnyModel, GridSettings, distil_model, fit_model, model_from_state
 from ...shared.hiding import GridData
 from ...shared.masking import Boxes, Cells, EveryKth, Half, Mixture, Pattern, Strokes
 from ...shared.noise import Keys
@@ -33,6 +33,8 @@ Progress = Callable[[str, float], None]
 FORMAT = "ebbtide-images/1"
 FEWEST = 8
 """Pictures below which there is nothing to learn."""
+LATENT_FROM = 256
+"""Side of the pictures from which a model works in latents."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class FittedImages:
     """
 
     space: ImageSpace
-    model: GridModel
+    model: AnyModel
     about: Mapping[str, Any]
     sha256: str = ""
 
@@ -244,7 +246,7 @@ class FittedImages:
         if like:
             values = torch.stack([self.space.encode(picture).values for picture in like])
             start = values.expand(len(keys), *self.space.shape)
-            t_start = start_time(strength, self.model.denoiser.schedule)
+            t_start = start_time(strength, self.model.core.denoiser.schedule)
         made = self.model.generate(
             keys,
             condition,
@@ -283,15 +285,16 @@ class FittedImages:
             keys: B of them.
             condition: of the B pictures.
         """
-        model, known = self.model, torch.stack([self.space.encode(end).values for end in ends])
+        model, pixels = self.model.core, torch.stack([self.space.encode(end).values for end in ends])
+        known = self.model.into(pixels)
         told = model.told(condition[torch.zeros(2, dtype=torch.int64)], 2).to(model.device)
         noise = to_noise(model.denoiser, known.to(model.device), told, steps=2 * (steps or 20))
-        first, last = (end.expand(len(keys), *self.space.shape) for end in noise)
+        first, last = (end.expand(len(keys), *model.form.shape) for end in noise)
         sampler = model.sampler(steps)
         sampler.noise = GivenNoise(slerp(first, last, places.to(first)), keys.items)
-        start = torch.zeros(len(keys), *self.space.shape)
+        start = torch.zeros(len(keys), *model.form.shape)
         made = model.generate(keys, condition, sampler=sampler, start=start, progress=progress)
-        return self.space.decode_generated(made)
+        return self.space.decode_generated(self.model.out(made))
 
     def draw(
         self, known: Encoded, condition: Condition, items: Tensor, seed: int, draws: int
@@ -341,6 +344,7 @@ class FittedImages:
         channels, height, width = self.space.shape
         kind = {1: "grey", 3: "colour", 4: "colour with opacity"}[channels]
         lines = [f"pictures    {height} x {width} pixels, {kind}, {self.space.bits} bits"]
+        lines += self.model.description
         if self.model.jumps:
             told = self.about.get("distilled", {})
             lines.append(
@@ -376,7 +380,7 @@ class FittedImages:
         weights = {name: tensor for name, tensor in tensors.items() if not name.startswith("space.")}
         return cls(
             ImageSpace.from_state(config["space"], space),
-            GridModel.from_state(config["model"], weights),
+            model_from_state(config["model"], weights),
             dict(config["about"]),
             hashlib.sha256((Path(folder) / MANIFEST).read_bytes()).hexdigest(),
         )
@@ -408,7 +412,8 @@ def pattern() -> Pattern:
 
 
 def recommended(shape: Sequence[int], pictures: int, *, captions: bool = False) -> GridSettings:
-    """Settings for pictures (C, H, W) and so many of them, that train in an hour or less on two cores.
+    """Settings for pictures (C, H, W) and so many of them, that train in an hour or less on two cores; of
+    256 x 256 pixels and more in latents.
 
     With captions the network attends to the text one level higher too, where things have a shape; it is told
     where it is, and trained more on high noise, where a picture's layout is decided. Without the last two,
@@ -416,12 +421,13 @@ def recommended(shape: Sequence[int], pictures: int, *, captions: bool = False) 
     steps, and the side by chance; with both, all had both.
     """
     pixels = int(np.prod(shape[1:]))
-    levels = 1 if pixels <= 64**2 else 2
+    latent = pixels >= LATENT_FROM**2  # a quarter of each side, packed once more
     settings = GridSettings(
         widths=(64, 128, 192),
         blocks=1,
         attention=(2,),
-        levels=levels,
+        levels=1 if latent or pixels <= 64**2 else 2,
+        latent=4 if latent else 0,
         components=int(np.clip(pictures // 20, 2, 64)),
         reach=0.8,
         blank=0.5,

@@ -46,7 +46,7 @@ def decided(
         settings=settings,
     )
     seen = f"{len(pictures):,} pictures, trained on at {height} x {width} pixels of {channels} channel(s)."
-    return options, estimate, " ".join([seen, *space.notes])
+    return options, estimate, " ".join([seen, *settings.notes, *space.notes])
 
 
 def written(options: ImageOptions) -> str:
@@ -66,6 +66,7 @@ def written(options: ImageOptions) -> str:
         f"text_encoder: {scalar(None if options.text_encoder is None else str(options.text_encoder))}",
         "",
         "# levels: of Haar packing. components: of the centre. blank: share of examples made from nothing.",
+        "# latent: channels of an autoencoder's latents, where large pictures are modelled (4); 0: none.",
         *section("model", asdict(options.settings or GridSettings())),
     ]
     return "\n".join(lines) + "\n"

@@ -21,7 +21,7 @@ from ...shared.artifacts import read_model_of, write_model
 from ...shared.covariates import Covariates, Fact
 from ...shared.data import NOTHING, Condition, Encoded
 from ...shared.errors import Fault, InputError
-from ...shared.grids import GridModel, GridSettings, fit_model
+from ...shared.grids import AnyModel, GridSettings, fit_model, model_from_state
 from ...shared.hiding import GridData
 from ...shared.noise import Keys, key_of
 from ...shared.schedules import start_time
@@ -76,7 +76,7 @@ class FittedScans:
     space: MriSpace
     shapes: LabelShapes | None
     covariates: Covariates
-    model: GridModel
+    model: AnyModel
     about: Mapping[str, Any]
     reached: Tensor | None = None
     tones: Tones | None = None
@@ -273,7 +273,7 @@ class FittedScans:
             guidance=guidance,
             sampler=self.model.sampler(steps),
             start=like,
-            t_start=1.0 if like is None else start_time(strength, self.model.denoiser.schedule),
+            t_start=1.0 if like is None else start_time(strength, self.model.core.denoiser.schedule),
             progress=progress,
         )
         if self.tones is None or like is not None:
@@ -370,6 +370,7 @@ class FittedScans:
         lines = [
             f"grid        {size} voxels of {spacing} mm",
             f"modalities  {', '.join(self.space.modalities)}",
+            *self.model.description,
         ]
         if self.space.pose is not None:
             lines.append("pose        each scan is turned to that of the training's mean")
@@ -424,7 +425,7 @@ class FittedScans:
             space,
             None if shapes is None else LabelShapes.from_state(shapes, parts["shapes"], space.size),
             Covariates.from_state(config["covariates"]),
-            GridModel.from_state(config["model"], weights),
+            model_from_state(config["model"], weights),
             dict(config["about"]),
             parts["space"]["space.reached"].bool() if "space.reached" in parts["space"] else None,
             Tones(*tones) if tones else None,
@@ -461,7 +462,7 @@ def label_values(subjects: Sequence[Subject], read: Read = read_image, most: int
 
 
 def _tones(
-    model: GridModel, data: GridData, reached: Tensor, seed: int, progress: Progress | None = None
+    model: AnyModel, data: GridData, reached: Tensor, seed: int, progress: Progress | None = None
 ) -> Tones:
     """From samples made for what some of the training subjects are said to be."""
     keys = Keys.range(key_of(seed, "tones"), _TONED)

@@ -91,6 +91,7 @@ def decided(said: ScanOptions, subjects: Sequence[Subject], progress: Progress |
         f"{len(subjects):,} subjects, {', '.join(space.modalities)}; trained on {size} voxels of "
         f"{millimetres} mm, seen {how}, for {settings.steps:,} steps, preset {preset}."
     )
+    seen = " ".join([seen, *settings.notes])
     return Decided(options, estimate, seen)
 
 
@@ -130,8 +131,9 @@ def written(options: ScanOptions) -> str:
         "# The machine: cpu, 4gb, 16gb or 80gb (of GPU memory). The model below was chosen for it.",
         f"preset: {scalar(options.preset)}",
         "",
-        "# levels: of Haar packing. patch: edge of the windows that a large grid is seen through.",
-        "# components: of the centre. blank: share of examples made from nothing.",
+        "# levels: of Haar packing. components: of the centre. blank: share of examples made from nothing.",
+        "# latent: channels of an autoencoder's latents, where large scans are modelled (4); 0: none.",
+        "# patch: edge of the windows that a large grid is seen through, where there are no latents.",
         "# time_limit: seconds, after which the best of what was reached is kept.",
         *section("model", asdict(options.settings or GridSettings())),
     ]

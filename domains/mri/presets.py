@@ -32,6 +32,7 @@ class Preset:
             through windows; one that is merely large is packed twice.
         patch: edge of these.
         seconds: of the training at most, on a grid of no more than `voxels`.
+        latent_steps, latent_crop: of the autoencoder's, for large volumes.
     """
 
     voxels: int
@@ -41,14 +42,18 @@ class Preset:
     memory: float
     patch: int
     seconds: float | None = None
+    latent_steps: int = 2000
+    latent_crop: int = 32
 
 
 PRESETS = {
     "cpu": Preset(100_000, (40, 80, 112), 1000, 4, 2e9, 48, 600.0),
-    "4gb": Preset(300_000, (48, 96, 144), 6000, 4, 3e9, 64),
-    "16gb": Preset(1_500_000, (64, 128, 192), 20_000, 4, 13e9, 96),
-    "80gb": Preset(8_000_000, (96, 192, 320), 50_000, 8, 70e9, 128),
+    "4gb": Preset(300_000, (48, 96, 144), 6000, 4, 3e9, 64, latent_steps=6000),
+    "16gb": Preset(1_500_000, (64, 128, 192), 20_000, 4, 13e9, 96, latent_steps=20_000, latent_crop=48),
+    "80gb": Preset(8_000_000, (96, 192, 320), 50_000, 8, 70e9, 128, latent_steps=30_000, latent_crop=64),
 }
+LATENT_FROM = 128
+"""Side of the volumes from which a model works in latents."""
 
 
 def preset_for(device: str) -> str:
@@ -62,23 +67,28 @@ def preset_for(device: str) -> str:
 def recommended(shape: tuple[int, ...], subjects: int, preset: str = "cpu") -> GridSettings:
     """Settings for a grid (C, *S), so many subjects and a machine."""
     chosen, voxels = PRESETS[preset], int(np.prod(shape[1:]))
+    # A quarter of each side, packed once more. An autoencoder takes longer than a processor should be asked for.
+    latent = preset != "cpu" and voxels >= LATENT_FROM**3
     settings = GridSettings(
         widths=chosen.widths,
-        levels=1 if voxels <= 300_000 else 2,
+        levels=1 if latent or voxels <= 300_000 else 2,
+        latent=4 if latent else 0,
+        latent_steps=chosen.latent_steps,
+        latent_crop=chosen.latent_crop,
         components=int(np.clip(subjects // 3, 1, 12)),
         steps=chosen.steps,
         # Of what is far beyond the preset (a spacing was asked for), one at a time fits memory.
-        batch_size=chosen.batch_size if voxels <= 4 * chosen.voxels else 1,
+        batch_size=chosen.batch_size if latent or voxels <= 4 * chosen.voxels else 1,
         learning_rate=6e-4,
         patience=None,
         # Who asks for a finer grid than the preset's asks for the time, too.
         time_limit=chosen.seconds if voxels <= chosen.voxels else None,
         precision="bf16" if preset != "cpu" or computes_bfloat16() else "fp32",
-        checkpointing=voxels > 1_000_000,
+        checkpointing=not latent and voxels > 1_000_000,
         channel_guidance=1.7,
     )
     fine = replace(settings, levels=1, batch_size=1, checkpointing=False)
-    if step_bytes(fine, shape) <= chosen.memory:
+    if latent or step_bytes(fine, shape) <= chosen.memory:
         return settings
     windows = [replace(fine, patch=chosen.patch, batch_size=n) for n in range(chosen.batch_size, 0, -1)]
     return next((one for one in windows if step_bytes(one, shape) <= chosen.memory), windows[-1])

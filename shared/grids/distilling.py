@@ -10,13 +10,14 @@ from ..centre import GaussianCentre
 from ..distillation import JumpingCentre, Told, distil, walked
 from ..errors import InputError
 from ..training import Trained, device_of
+from .latents import AnyModel, LatentModel
 from .model import GridModel
 
 Progress = Callable[[str, float], None]
 
 
 def distil_model(
-    model: GridModel,
+    model: AnyModel,
     told: Told,
     *,
     steps: int = 2,
@@ -31,7 +32,7 @@ def distil_model(
     resume: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
-) -> tuple[GridModel, Trained]:
+) -> tuple[AnyModel, Trained]:
     """Teach a copy of `model`, on a centre that jumps, the ends of its paths.
 
     Args:
@@ -49,31 +50,31 @@ def distil_model(
     if model.jumps:
         what = f"this model was distilled before, to {model.jumps} steps"
         raise InputError("distilled", what, "", "distil the model that it was made from")
-    tell = progress or (lambda label, fraction: None)
-    model.denoiser.to(device_of(device))
+    tell, core = progress or (lambda label, fraction: None), model.core
+    core.denoiser.to(device_of(device))
     found = walked(
-        model.guided(guidance),
-        model.form.shape,
-        lambda keys: model.told(told(keys), len(keys)),
+        core.guided(guidance),
+        core.form.shape,
+        lambda keys: core.told(told(keys), len(keys)),
         paths,
         steps=steps,
         calls=calls,
-        start=model.denoiser.centre.prior()[0].cpu(),
-        batch=model.micro_batch,
+        start=core.denoiser.centre.prior()[0].cpu(),
+        batch=core.micro_batch,
         seed=seed,
         folder=None if folder is None else folder / "paths",
-        device=model.device,
-        half=model.half,
+        device=core.device,
+        half=core.half,
         progress=lambda label, share: tell(label, 0.5 * share),
     )
-    centre = model.denoiser.centre
+    centre = core.denoiser.centre
     assert isinstance(centre, GaussianCentre)
-    jumping = JumpingCentre(centre, model.denoiser.schedule, steps)
-    student = GridModel.untrained(model.settings, model.form, jumping, steps)
-    student.denoiser.network.load_state_dict(model.denoiser.network.state_dict())
+    jumping = JumpingCentre(centre, core.denoiser.schedule, steps)
+    student = GridModel.untrained(core.settings, core.form, jumping, steps)
+    student.denoiser.network.load_state_dict(core.denoiser.network.state_dict())
     lessons = max(10, round(passes * paths * steps / batch_size))
     settings = replace(
-        model.settings.training(paths),
+        core.settings.training(paths),
         steps=lessons,
         batch_size=batch_size,
         learning_rate=learning_rate,
@@ -93,4 +94,6 @@ def distil_model(
         device=device,
         progress=lambda label, share: tell(label, 0.5 + 0.5 * share),
     )
+    if isinstance(model, LatentModel):
+        return LatentModel(model.autoencoder, student, model.form, model.error), trained
     return student, trained

@@ -19,6 +19,8 @@ from ..masking import Pattern
 from ..noise import Keys, key_of
 from ..training import Trained, train
 from ..words import WIDTH
+from .latent_fitting import fit_latents, probe_latents
+from .latents import AnyModel, LatentModel, autoencoder_of
 from .model import GridModel, Trust
 from .settings import GridSettings, GridShape
 
@@ -45,8 +47,9 @@ def fit_model(
     resume: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
-) -> tuple[GridModel, Trained]:
-    """Fit the centre, then train the network.
+) -> tuple[AnyModel, Trained]:
+    """Fit the centre, then train the network; with `settings.latent`, in the latents of an autoencoder that
+    is trained first.
 
     Args:
         data: n examples.
@@ -63,6 +66,20 @@ def fit_model(
         InputError, Diverged, Interrupted: as `shared.training.train`.
     """
     tell = progress or (lambda label, fraction: None)
+    form = _form(data, classes, words, augmentation)
+    if settings.latent:
+        return fit_latents(
+            data,
+            settings,
+            form,
+            pattern,
+            augmentation=augmentation,
+            seed=seed,
+            folder=folder,
+            resume=resume,
+            device=device,
+            progress=progress,
+        )
     tell("fitting the centre", 0.0)
     apart = held_out(data.owners, settings.held_out, seed)
     learning, kept = data[(~apart).nonzero()[:, 0]], data[apart.nonzero()[:, 0]]
@@ -78,7 +95,6 @@ def fit_model(
         floor=settings.floor,
         rounds=_ROUNDS,
     )
-    form = _form(data, classes, words, augmentation)
     with torch.random.fork_rng():
         torch.manual_seed(key_of(seed, "network") % 2**31)
         model = GridModel.untrained(settings, form, centre)
@@ -197,6 +213,9 @@ def step_bytes(settings: GridSettings, shape: tuple[int, ...]) -> float:
 
 def probe(settings: GridSettings, form: GridShape, tries: int = 2) -> dict[str, float]:
     """Minutes, memory and disk of a training, from a few of its steps on noise."""
+    before, whole = 0.0, form
+    if settings.latent:
+        before, form = probe_latents(settings, form), LatentModel.shaped(settings, form)
     centre = GaussianCentre.blank(form.shape, settings.components, settings.reach)
     model = GridModel.untrained(settings, form, centre)
     x = torch.randn(settings.batch_size, *form.shape)
@@ -213,7 +232,8 @@ def probe(settings: GridSettings, form: GridShape, tries: int = 2) -> dict[str, 
         loss.mean().backward()
         seconds.append(monotonic() - begun)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state()[1].values())
+    kept = LatentModel(autoencoder_of(settings, whole.shape), model, whole) if settings.latent else model
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in kept.state()[1].values())
     folds = (settings.folds + 1) * centre.loadings.numel() * 4
     # A call of the network is a third of a step; in windows the whole grid takes many, which overlap.
     calls = 8 * 15 * _calibrating(form, 8) if settings.held_out else 0
@@ -221,7 +241,7 @@ def probe(settings: GridSettings, form: GridShape, tries: int = 2) -> dict[str, 
     calibrating = calls * math.prod(sides) * min(seconds) / (3 * settings.batch_size)
     return {
         # Reading, masks, augmentation and validation take about a quarter more.
-        "minutes": round((1.25 * min(seconds) * settings.steps + calibrating) / 60, 1),
+        "minutes": round(before + (1.25 * min(seconds) * settings.steps + calibrating) / 60, 1),
         "memory_mb": round((peak + folds) / 2**20),
         "disk_mb": round(weights / 2**20, 1),
     }

@@ -101,6 +101,24 @@ class GridModel:
     # ----------------------------------------------------------------------------------------- inference
 
     @property
+    def core(self) -> GridModel:
+        """What diffuses: itself."""
+        return self
+
+    def into(self, x: Tensor) -> Tensor:
+        """The grid to where it diffuses: as it is."""
+        return x
+
+    def out(self, z: Tensor) -> Tensor:
+        """And back."""
+        return z
+
+    @property
+    def description(self) -> list[str]:
+        """Lines for people: none, of a model of the grid itself."""
+        return []
+
+    @property
     def micro_batch(self) -> int:
         """Examples computed at once."""
         return max(1, min(32, _MICRO // math.prod(self.form.shape[1:])))

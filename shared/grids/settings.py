@@ -50,6 +50,10 @@ class GridSettings:
         autoguidance: scale away from the model's own centre, while there is less noise than data: what the
             network adds to a Gaussian is structure, and of that a short training shows too little.
         steps, batch_size, learning_rate, patience, time_limit, precision: of the training.
+        latent: channels of the latents of an autoencoder in which the model works, for large grids; 0 works
+            in the grid itself.
+        latent_widths: of the autoencoder; each but the first halves the size.
+        latent_steps, latent_crop: of its training, and the edge of the crops that it is trained on.
         density_mean, density_std: log-normal law of the noise levels that are trained on.
         mean_share: share of the examples at the highest level, where the answer is the conditional mean.
     """
@@ -79,6 +83,10 @@ class GridSettings:
     patience: int | None = 10
     time_limit: float | None = None
     precision: str = "fp32"
+    latent: int = 0
+    latent_widths: tuple[int, ...] = (32, 64, 96)
+    latent_steps: int = 2000
+    latent_crop: int = 64
     density_mean: float = -0.6
     density_std: float = 1.4
     mean_share: float = 0.06
@@ -89,6 +97,9 @@ class GridSettings:
             what = f"a patch of {patch} does not fit {self.levels} level(s) of packing"
             remedy = f"choose a multiple of {multiple}, at least {2 * multiple}, or none"
             raise InputError("bad-setting", what, "patch", remedy)
+        if patch is not None and self.latent:
+            what = "a grid is modelled in latents or through windows, not both"
+            raise InputError("bad-setting", what, "patch", "set latent to 0, or patch to none")
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> GridSettings:
@@ -98,6 +109,19 @@ class GridSettings:
             k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in known
         }
         return cls(**held)
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for a person who is to decide whether to train so."""
+        if not self.latent:
+            return []
+        told = f"in {self.latent} channels of an autoencoder's latents, one for {self.factor} along each axis"
+        return [f"The model works {told} (model.latent: 0 in the plan: without)."]
+
+    @property
+    def factor(self) -> int:
+        """How many positions along an axis one latent stands for."""
+        return int(2 ** (len(self.latent_widths) - 1))
 
     def network(self) -> dict[str, Any]:
         """Of the `UNet`."""

@@ -118,3 +118,9 @@ def test_captions_are_attended_to_where_things_have_a_shape() -> None:
     assert told.attention == (1, 2) and told.coordinates
     differs = {name for name, value in asdict(told).items() if value != asdict(plain)[name]}
     assert differs == {"attention", "coordinates", "density_mean", "density_std"}
+
+
+def test_large_pictures_are_modelled_in_latents() -> None:
+    small, large = (recommended((3, n, 256), 2000) for n in (255, 256))
+    assert small.latent == 0 and not small.notes
+    assert large.latent == 4 and large.levels == 1 and "autoencoder" in large.notes[0]
