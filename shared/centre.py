@@ -32,7 +32,8 @@ _CHUNK = 2**24  # numbers held at once in the largest temporary
 _FAR = 0.03  # weight of nothing known around: what is farther than the reach says little
 _LARGE, _ITERATIONS = 1500, 10  # beyond so many records and positions axes are found by iterations
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Centre(Protocol):
@@ -250,7 +251,8 @@ def _axes(x: Tensor, k: int) -> Tensor:
         basis = torch.linalg.qr(start).Q
         for _ in range(_ITERATIONS):
             basis = torch.linalg.qr(x.T @ (x @ basis)).Q
-        return basis @ _axes(x @ basis, k)
+        turned: Tensor = basis @ _axes(x @ basis, k)
+        return turned
     values, vectors = torch.linalg.eigh((x @ x.T if n <= d else x.T @ x).double())
     values, vectors = values.flip(0)[:k], vectors.flip(1)[:, :k]
     if n <= d:

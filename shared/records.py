@@ -179,7 +179,8 @@ class RecordsDenoiser(NetworkDenoiser):
         output = self.network.denoise(parts.x, parts.level, self.network.context(record))
         error = (parts.base + parts.out * output - rest) / parts.unit
         level_loss = (error.square() * counts[:, : self.columns]).sum(1)
-        return ((mean_loss + level_loss) / self.typical).float()
+        total: Tensor = (mean_loss + level_loss) / self.typical
+        return total.float()
 
 
 def _hidden(x: Tensor, known: Encoded | None) -> Tensor:

@@ -67,7 +67,7 @@ def preset_for(device: str) -> str:
 def recommended(shape: tuple[int, ...], subjects: int, preset: str = "cpu") -> GridSettings:
     """Settings for a grid (C, *S), so many subjects and a machine."""
     chosen, voxels = PRESETS[preset], int(np.prod(shape[1:]))
-    # A quarter of each side, packed once more. An autoencoder takes longer than a processor should be asked for.
+    # A quarter of each side, packed once more. An autoencoder would take a processor too long.
     latent = preset != "cpu" and voxels >= LATENT_FROM**3
     settings = GridSettings(
         widths=chosen.widths,
