@@ -272,7 +272,7 @@ class TreeChains:
         for places, forests in parts:
             if len(places):
                 asked = torch.from_numpy(rows[places])
-                said = sum(forest.predict(asked).numpy() for forest in forests) / len(forests)
+                said = np.sum([forest.predict(asked).numpy() for forest in forests], axis=0) / len(forests)
                 if j < self.numbers:
                     said = said[:, :1]
                 state[places, at] = said if j < self.numbers or self.shares else said.argmax(1)[:, None]
