@@ -34,6 +34,7 @@ _FEW_ROWS, _FEW_LEVELS = 1500, 100  # tables below them are small enough for tre
 # Below so many rows what a chain learns from counts more than that it is blind to some: one more chain, with
 # all rows, has this part in what is filled.
 _SMALL, _WHOLE_PART = 1000, 0.25
+_MANY_CELLS = 170_000  # from which training takes larger steps
 _STOPPING = 3  # copies of the held-out rows on which training is stopped
 # These bound the memory: rows filled at once, and rows with cells hidden, one copy of the table at least.
 _CHUNK, _GUESSED = 8192, 2**16
@@ -50,8 +51,8 @@ class ModelSettings:
         copies: how many times the table is seen with further cells hidden.
         hide: range of the share of known cells hidden in a copy.
         width, depth, head_width, head_depth, dropout: of the network.
-        steps: training steps; None chooses by the number of rows.
-        batch_size, learning_rate: of the training.
+        steps, batch_size, learning_rate: of the training; without `steps` tables of many cells take larger
+            steps (`pace`).
         held_out: share of the rows kept for stopping and calibration.
         sampler_steps: denoising steps of a draw.
     """
@@ -90,11 +91,16 @@ class ModelSettings:
         """Trees of a chain: many where they cost little, as few rows make noisy trees."""
         return self.trees or ((4, 4, 16) if rows < 3000 else (2, 2, 2, 6))
 
-    def steps_for(self, rows: int, columns: int) -> int:
-        """Training steps for a table of this size: few cells are overfitted soon, and 30 rows are too few."""
-        if self.steps is not None:
-            return self.steps
-        return 0 if rows < 30 else int(np.clip(rows * columns / 170, 100, 2000))
+    def pace(self, rows: int, columns: int) -> tuple[int, int, float]:
+        """Training steps, examples in each and learning rate. Few cells are overfitted soon, and 30 rows are
+        too few; many are learnt from in batches twice as large, at twice the rate, in three quarters of the
+        time (held-out losses of Adult and Letter: +0.2 and -0.4 %)."""
+        steps, cells = self.steps, rows * columns
+        if steps is None and cells < _MANY_CELLS:
+            steps = 0 if rows < 30 else int(np.clip(cells / 170, 100, 1000))
+        if steps is not None:
+            return steps, self.batch_size, self.learning_rate
+        return int(np.clip(cells / 380, 450, 1000)), 2 * self.batch_size, 2 * self.learning_rate
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,8 @@ class TableModel:
         model = cls(settings, space, chains, correction, Calibration.none(p, q), whole)
         if p + q == 0 or table.missing.all():
             return model
-        if steps := settings.steps_for(int(told.sum()), p + q):
+        pace = settings.pace(int(told.sum()), p + q)
+        if pace[0]:
             kept, apart = torch.from_numpy(~held), []
 
             def lessons() -> Iterator[HiddenCells]:
@@ -215,7 +222,7 @@ class TableModel:
 
             learned = HiddenCells.stacked(lessons(), settings.copies)
             test = HiddenCells.stacked(apart, len(apart)) if apart else None
-            model._learn(learned, test, steps, seed, folder, resume, device, tell)
+            model._learn(learned, test, pace, seed, folder, resume, device, tell)
         tell("calibrating on held-out cells", 0.92)
         model.calibration = calibrate(chains, correction, table, coded.numbers, fold, tested, seed)
         tell("fitted", 1.0)
@@ -236,17 +243,18 @@ class TableModel:
         self,
         learned: HiddenCells,
         held_out: HiddenCells | None,
-        steps: int,
+        pace: tuple[int, int, float],
         seed: int,
         folder: Path | None,
         resume: bool,
         device: str,
         tell: Progress,
     ) -> None:
+        steps, batch_size, learning_rate = pace
         settings = TrainingSettings(
             steps=steps,
-            batch_size=self.settings.batch_size,
-            learning_rate=self.settings.learning_rate,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
             weight_decay=0.01,
             warmup=min(100, steps // 4 + 1),
             validate_every=max(steps // 20, 10),

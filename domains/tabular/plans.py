@@ -54,7 +54,8 @@ def probe(
     begun = monotonic()
     model.fill(few, np.arange(size), draws=20)
     filling = (monotonic() - begun) / max(size, 1)
-    training = trees * n / size + step * settings.steps_for(n, coded.numbers.shape[1] + len(cardinalities))
+    steps, batch_size, _ = settings.pace(n, coded.numbers.shape[1] + len(cardinalities))
+    training = trees * n / size + step * steps * batch_size / settings.batch_size
     width = 4 * coded.numbers.shape[1] + coded.codes.shape[1] + 4 * sum(cardinalities)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state()[1].values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
