@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,11 @@ def device_of(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError("no-cuda", "no CUDA device is available", "--device", "use --device cpu")
     return torch.device(name)
+
+
+def load_meanwhile() -> None:
+    """Import Lightning, which takes two seconds, in a thread: for those with work to do before `train`."""
+    threading.Thread(target=import_module, args=("lightning.pytorch",), name="lightning").start()
 
 
 def train(
