@@ -19,6 +19,7 @@ from ..masking import Pattern
 from ..noise import Keys, key_of
 from ..training import Trained, train
 from ..words import WIDTH
+from .calibration import DRAWN, DRAWS, asked, covering, drawn_for, least_error
 from .latent_fitting import fit_latents, probe_latents
 from .latents import AnyModel, LatentModel, autoencoder_of
 from .model import GridModel, Trust
@@ -26,12 +27,10 @@ from .settings import GridSettings, GridShape
 
 Progress = Callable[[str, float], None]
 
-_STUDENT = 1.86  # 90 % of |t| with 8 degrees of freedom: draws whose spread was measured on eight
 _CENTRED = 20_000  # examples that some dozen components are found from
 _ROUNDS = 4  # of EM where data are missing: what it has not found by then, the network finds
 _AT_ALL, _EACH, _PACKED, _MAPS = 240, 60, 30, 46  # bytes; see `step_bytes`
 _HURRIED = 2  # examples to calibrate by, where time ran out
-_DRAWN = 2**22  # entries drawn to calibrate by: half a minute of one core
 
 
 def fit_model(
@@ -157,7 +156,7 @@ def calibrated(
     model: GridModel,
     examples: Hiding,
     seed: int,
-    draws: int = 8,
+    draws: int = DRAWS,
     most: int | None = None,
     progress: Progress | None = None,
 ) -> Trust:
@@ -166,34 +165,24 @@ def calibrated(
     fewer the larger they are, for as many entries drawn."""
     model.denoiser.eval()
     most = _calibrating(model.form, draws) if most is None else most
-    keys = Keys.range(key_of(seed, "calibration"), min(most, 4 * len(examples)))
-    batch = replace(examples, blank=0.0, patch=None).batch(keys.items % len(examples), keys)
-    known = batch.condition.known
-    assert known is not None
-    condition = replace(batch.condition, known=None, fold=None)
-    if model.form.done:  # the model adds the marks of an example that was not augmented itself
-        given = batch.condition.covariates[:, : model.form.covariates]  # type: ignore[index]
-        condition = replace(condition, covariates=given if model.form.covariates else None)
+    examples = replace(examples, blank=0.0, patch=None)
+    batch, known, keys, condition = asked(examples, model.form, seed, most)
     network, centre = model.means(known, keys, condition)
     varies = model.denoiser.centre.prior()[1].cpu()
     where = batch.where & (varies >= varies.mean())
     if not where.any():
         return Trust()
-    toward, missed = (network - centre)[where], (batch.x_0 - centre)[where]
-    weight = float(((toward * missed).sum() / (toward**2).sum().clamp(min=1e-9)).clamp(0, 1))
+    weight = least_error((network - centre)[where], (batch.x_0 - centre)[where])
     middle = centre + weight * (network - centre)
-    rows = torch.arange(len(keys)).repeat_interleave(draws)
-    every = Keys(keys.seed, keys.items[rows], torch.arange(draws).repeat(len(keys)))
+    rows, every = drawn_for(keys, draws)
     drawn = model.fill(known[rows], every, condition[rows], sampler=model.filler(8), progress=progress)
     spread = (drawn - network[rows]).unflatten(0, (-1, draws)).square().mean(1).sqrt()
-    far = ((batch.x_0 - middle).abs() / spread.clamp(min=1e-6))[where]
-    far = far[:: len(far) // 2**22 + 1]  # quantiles are taken of 16 million numbers at most
-    return Trust(weight, float(far.quantile(0.9)) / _STUDENT)
+    return Trust(weight, covering(batch.x_0 - middle, spread, where))
 
 
 def _calibrating(form: GridShape, draws: int) -> int:
     """Examples to calibrate by: fewer, the larger they are."""
-    return max(2, min(48, _DRAWN // (draws * math.prod(form.shape[1:]))))
+    return max(2, min(48, DRAWN // (draws * math.prod(form.shape[1:]))))
 
 
 def step_bytes(settings: GridSettings, shape: tuple[int, ...]) -> float:
@@ -236,7 +225,7 @@ def probe(settings: GridSettings, form: GridShape, tries: int = 2) -> dict[str, 
     weights = sum(tensor.numel() * tensor.element_size() for tensor in kept.state()[1].values())
     folds = (settings.folds + 1) * centre.loadings.numel() * 4
     # A call of the network is a third of a step; in windows the whole grid takes many, which overlap.
-    calls = 8 * 15 * _calibrating(form, 8) if settings.held_out else 0
+    calls = DRAWS * 15 * _calibrating(form, DRAWS) if settings.held_out else 0
     sides = [1.0 if settings.patch is None else max(1.0, n / (0.75 * settings.patch)) for n in form.shape[1:]]
     calibrating = calls * math.prod(sides) * min(seconds) / (3 * settings.batch_size)
     return {

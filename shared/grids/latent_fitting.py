@@ -23,6 +23,7 @@ from ..noise import Keys, key_of
 from ..settings import Batch
 from ..smooth import smoothly_filled
 from ..training import Trained, device_of, train
+from .calibration import DRAWN, DRAWS, asked, covering, drawn_for, least_error
 from .latents import LatentModel, autoencoder_of
 from .model import GridModel, Trust
 from .settings import GridSettings, GridShape
@@ -30,9 +31,6 @@ from .settings import GridSettings, GridShape
 Progress = Callable[[str, float], None]
 
 FORMAT = "ebbtide-autoencoder/1"
-_STUDENT = 1.86  # 90 % of |t| with 8 degrees of freedom: draws whose spread was measured on eight
-_DRAWS = 8
-_DRAWN = 2**22  # entries drawn to calibrate by
 _CROPPED = 2**15  # positions of a batch of crops
 _KEPT = 2**30  # bytes of encoded examples that are kept
 _FEWEST, _MOST = 4, 32  # ways of hiding and augmenting one example that are encoded
@@ -315,29 +313,20 @@ def calibrate(
     tell = progress or (lambda share: None)
     model.core.denoiser.eval()
     model.core.trust = Trust()
-    most = max(4, min(48, _DRAWN // (_DRAWS * math.prod(model.form.shape))))
-    keys = Keys.range(key_of(seed, "calibration"), min(most, 4 * len(examples)))
-    batch = examples.batch(keys.items % len(examples), keys)
-    known = batch.condition.known
-    assert known is not None
+    most = max(4, min(48, DRAWN // (DRAWS * math.prod(model.form.shape))))
+    batch, known, keys, condition = asked(examples, model.form, seed, most)
     seen = batch.where | known.observed
     found = model.out(model.into(smoothly_filled(batch.x_0, seen)))
     model.error = float((found - batch.x_0)[seen].square().mean().sqrt())
-    condition = replace(batch.condition, known=None, fold=None)
-    if model.form.done:  # the model adds the marks of an example that was not augmented itself
-        given = batch.condition.covariates[:, : model.form.covariates]  # type: ignore[index]
-        condition = replace(condition, covariates=given if model.form.covariates else None)
     varies = batch.x_0.std(0, correction=0)
     where = batch.where & (varies >= varies.mean())
     if not where.any():
         return
     network, centre = model.means(known, keys, condition)
-    toward, missed = (network - centre)[where], (batch.x_0 - centre)[where]
-    weight = float(((toward * missed).sum() / (toward**2).sum().clamp(min=1e-9)).clamp(0, 1))
+    weight = least_error((network - centre)[where], (batch.x_0 - centre)[where])
     model.core.trust = Trust(weight, 1.0)
     middle = model.expected(known, keys, condition)
-    rows = torch.arange(len(keys)).repeat_interleave(_DRAWS)
-    every = Keys(keys.seed, keys.items[rows], torch.arange(_DRAWS).repeat(len(keys)))
+    rows, every = drawn_for(keys, DRAWS)
     for turn in range(2):
         drawn = model.fill(
             known[rows],
@@ -346,10 +335,8 @@ def calibrate(
             sampler=model.filler(8),
             progress=lambda label, share, turn=turn: tell((turn + share) / 2),  # type: ignore[misc]
         )
-        scatter = (drawn - middle[rows]).unflatten(0, (-1, _DRAWS)).square().mean(1).sqrt()
-        far = ((batch.x_0 - middle).abs() / scatter.clamp(min=1e-6))[where]
-        far = far[:: len(far) // 2**22 + 1]  # quantiles are taken of 16 million numbers at most
-        factor = float(far.quantile(0.9)) / _STUDENT
+        scatter = (drawn - middle[rows]).unflatten(0, (-1, DRAWS)).square().mean(1).sqrt()
+        factor = covering(batch.x_0 - middle, scatter, where)
         model.core.trust = Trust(weight, model.trust.spread * factor)
 
 
