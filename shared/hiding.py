@@ -82,17 +82,7 @@ class Hiding:
 
     def batch(self, indices: Tensor, keys: Keys) -> Batch:
         part = self.data[indices]
-        x = part.values.float()
-        seen = torch.ones_like(x, dtype=torch.bool) if part.observed is None else part.observed
-        beside = _beside(part).float()
-        done = torch.zeros(len(x), self.done)
-        if self.augmentation is not None:
-            # What is observed and what lies beside the data are moved along with it.
-            together, done = self.augmentation(keys, torch.cat([x, seen.to(x), beside], 1))
-            given = beside.flatten(1).any(1)
-            x, share, beside = together.split([x.shape[1], x.shape[1], beside.shape[1]], 1)
-            seen, beside = share > 0.999, torch.where(like(given, beside), beside, 0)
-            x = x * seen
+        x, seen, beside, done = _changed(part, self.augmentation, keys, self.done)
         stays = self.pattern(keys, tuple(x.shape[1:])) & seen
         stays &= (keys.uniform((), "blank") >= self.blank).reshape(-1, *(1,) * (x.ndim - 1))
         chance = keys.uniform((), "drop")
@@ -112,6 +102,39 @@ class Hiding:
             corner = corners(keys, where, self.patch, self.multiple)
             where = where & inside(corner, x.shape[2:], self.patch, self.multiple)
         return Batch(x, replace(condition, known=known, fold=fold, window=corner), where)
+
+
+def _changed(
+    part: GridData, augmentation: Augmentation | None, keys: Keys, marks: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Values, what of them is observed, what lies beside them, and (B, marks) what was done to them."""
+    x = part.values.float()
+    seen = torch.ones_like(x, dtype=torch.bool) if part.observed is None else part.observed
+    beside = _beside(part).float()
+    if augmentation is None:
+        return x, seen, beside, torch.zeros(len(x), marks)
+    # What is observed and what lies beside the data are moved along with it.
+    together, done = augmentation(keys, torch.cat([x, seen.to(x), beside], 1))
+    given = beside.flatten(1).any(1)
+    x, share, beside = together.split([x.shape[1], x.shape[1], beside.shape[1]], 1)
+    seen = share > 0.999
+    return x * seen, seen, torch.where(like(given, beside), beside, 0), done
+
+
+def with_copies(data: GridData, augmentation: Augmentation | None, seed: int) -> GridData:
+    """Few examples, with copies of them that an augmentation changed: for the directions in which a set
+    varies, of which few examples show too few. Up to three of each, 256 examples in all and 2^26 numbers."""
+    times = min(256 // len(data), 2**26 // data.values.numel() - 1, 3)
+    if augmentation is None or times < 1:
+        return data
+    parts = [(data.values.float(), data.observed, data.owners)]
+    for copy in range(times):
+        keys = Keys(key_of(seed, "copies"), torch.arange(len(data)), torch.full((len(data),), copy))
+        x, seen, *_ = _changed(data, augmentation, keys, 0)
+        parts.append((x, seen, data.owners))
+    values, _, owners = zip(*parts, strict=True)
+    seen = torch.cat([torch.ones_like(x, dtype=torch.bool) if o is None else o for x, o, _ in parts])
+    return GridData(torch.cat(values), None if bool(seen.all()) else seen, groups=torch.cat(owners))
 
 
 def with_done(condition: Condition, done: Tensor) -> Condition:

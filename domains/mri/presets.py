@@ -52,6 +52,8 @@ PRESETS = {
     "16gb": Preset(1_500_000, (64, 128, 192), 20_000, 4, 13e9, 96, latent_steps=20_000, latent_crop=48),
     "80gb": Preset(8_000_000, (96, 192, 320), 50_000, 8, 70e9, 128, latent_steps=30_000, latent_crop=64),
 }
+_LOADINGS = 2**25
+"""Numbers of the centre's components, all together."""
 LATENT_FROM = 128
 """Side of the volumes from which a model works in latents."""
 
@@ -75,7 +77,7 @@ def recommended(shape: tuple[int, ...], subjects: int, preset: str = "cpu") -> G
         latent=4 if latent else 0,
         latent_steps=chosen.latent_steps,
         latent_crop=chosen.latent_crop,
-        components=int(np.clip(subjects // 3, 1, 12)),
+        components=max(1, min(2 * subjects // 3, 24, _LOADINGS // int(np.prod(shape)))),
         steps=chosen.steps,
         # Of what is far beyond the preset (a spacing was asked for), one at a time fits memory.
         batch_size=chosen.batch_size if latent or voxels <= 4 * chosen.voxels else 1,

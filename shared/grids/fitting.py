@@ -14,9 +14,9 @@ import torch
 
 from ..centre import CrossFitted, GaussianCentre
 from ..data import Condition, Encoded
-from ..hiding import Augmentation, GridData, Hiding, held_out, marks
+from ..hiding import Augmentation, GridData, Hiding, held_out, marks, with_copies
 from ..masking import Pattern
-from ..noise import Keys, key_of
+from ..noise import key_of
 from ..training import Trained, train
 from ..words import WIDTH
 from .calibration import DRAWN, DRAWS, asked, covering, drawn_for, least_error
@@ -27,7 +27,6 @@ from .settings import GridSettings, GridShape
 
 Progress = Callable[[str, float], None]
 
-_CENTRED = 20_000  # examples that some dozen components are found from
 _ROUNDS = 4  # of EM where data are missing: what it has not found by then, the network finds
 _AT_ALL, _EACH, _PACKED, _MAPS = 240, 60, 30, 46  # bytes; see `step_bytes`
 _HURRIED = 2  # examples to calibrate by, where time ran out
@@ -82,10 +81,9 @@ def fit_model(
     tell("fitting the centre", 0.0)
     apart = held_out(data.owners, settings.held_out, seed)
     learning, kept = data[(~apart).nonzero()[:, 0]], data[apart.nonzero()[:, 0]]
-    luck = Keys.range(key_of(seed, "centre"), len(learning)).uniform((), "centre")
-    some = learning[luck.argsort()[:_CENTRED].sort().values]
+    some = with_copies(learning, augmentation, seed)
     centre = CrossFitted.fit(
-        some.values.float(),
+        some.values,
         some.observed,
         some.owners,
         folds=settings.folds,
@@ -93,6 +91,7 @@ def fit_model(
         reach=settings.reach,
         floor=settings.floor,
         rounds=_ROUNDS,
+        packed=True,
     )
     with torch.random.fork_rng():
         torch.manual_seed(key_of(seed, "network") % 2**31)

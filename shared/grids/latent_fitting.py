@@ -78,6 +78,7 @@ def fit_latents(
         reach=settings.reach,
         floor=settings.floor,
         rounds=4,
+        packed=True,
     )
     model.core.denoiser.centre = centre
 

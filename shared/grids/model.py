@@ -358,7 +358,9 @@ class GridModel:
         form: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["form"].items()}
         shape = GridShape(**form)
         settings = GridSettings.from_dict(config["settings"])
-        centre = GaussianCentre.blank(shape.shape, config["components"], settings.reach)
+        centre = GaussianCentre.blank(
+            shape.shape, config["components"], settings.reach, "centre.bands" in tensors
+        )
         jumps = int(config.get("jumps", 0))
         model = cls.untrained(
             settings, shape, JumpingCentre(centre, EDM(), jumps) if jumps else centre, jumps

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ebbtide.shared import centre as centre_module
@@ -18,6 +19,7 @@ from ebbtide.shared.centre import (
 from ebbtide.shared.data import NOTHING, Condition, Encoded
 from ebbtide.shared.exact import GaussianDenoiser
 from ebbtide.shared.guidance import AutoGuided
+from ebbtide.shared.latent import haar_unpack
 from ebbtide.shared.noise import Keys
 from ebbtide.shared.samplers import Heun
 from ebbtide.shared.schedules import EDM, Cosine, RectifiedFlow
@@ -235,6 +237,95 @@ def test_state_round_trip():
     again.load_state_dict(gauss.state_dict())
     known = some_known(3)
     assert torch.equal(again.posterior(known)[0], gauss.posterior(known)[0])
+
+
+# --- what is left over, in packets --------------------------------------------------------------
+
+
+def smooth(n, size=16, seed=0):
+    """Fields whose neighbours go together: noise blurred over five positions, of unit variance."""
+    noise = drawn(n, 1, size + 4, size + 4, seed=seed)
+    return F.avg_pool2d(noise, 5, stride=1) * 5
+
+
+def test_in_packets_it_is_the_exact_denoiser_of_a_gaussian_that_is_independent_there():
+    shape, levels = (2, 8, 4), 2
+    bands = drawn(64, seed=1).square() + 0.1
+    basis = haar_unpack(torch.eye(64).double().reshape(64, 32, 2, 1), shape[1:], levels).flatten(1)
+    covariance = basis.T @ bands.diag() @ basis
+    mean = drawn(*shape)
+    gauss = GaussianCentre(mean, torch.zeros(64, 0).double(), covariance.diagonal().clone(), bands=bands)
+    truth, x_t = GaussianDenoiser(mean, covariance, EDM()), drawn(5, *shape, seed=2)
+    t = EDM().time(torch.tensor([0.05, 0.3, 1.0, 2.0, 20.0]).double())
+    denoiser = CentredDenoiser(Zero(), EDM(), gauss)
+    assert torch.allclose(denoiser(x_t, t, NOTHING), truth(x_t, t, NOTHING), atol=1e-8)
+    second = truth.moments(NOTHING, x_t, t)[1].diagonal(dim1=1, dim2=2)
+    assert torch.allclose(denoiser.precondition(x_t, t, NOTHING).out.flatten(1), second.sqrt(), atol=1e-7)
+    drawn_ones = gauss.sample(Keys.range(0, 20_000)).flatten(1)
+    assert (torch.cov(drawn_ones.T) - covariance).norm() < 0.1 * covariance.norm()
+
+
+def test_packets_take_noise_off_where_neighbours_go_together():
+    x, new = smooth(200), smooth(100, seed=1)
+    plain, packed = (GaussianCentre.fit(x, components=4, packed=choice) for choice in (False, True))
+    assert plain.bands is None and packed.bands is not None
+    sigma = torch.full((100, 1, 1, 1), 0.5).double()
+    x_t, one = new + sigma * drawn(*new.shape, seed=2), torch.ones_like(sigma)
+    observed = (torch.arange(16) < 4).expand(100, 1, 16, 16)
+    for known in (None, Encoded(new * observed, observed)):
+        errors = []
+        for fitted in (plain, packed):
+            mean, std = fitted.denoise(x_t, one, sigma, known)
+            hidden = torch.ones_like(observed) if known is None else ~observed
+            assert torch.equal(mean[~hidden], new[~hidden])
+            errors.append((mean - new)[hidden].square().mean())
+            assert std[hidden].square().mean().item() == pytest.approx(errors[-1].item(), rel=0.2)
+        assert errors[1] < 0.75 * errors[0]
+
+
+def test_white_fields_lose_nothing_by_packets():
+    x, new = drawn(400, 1, 8, 8), drawn(200, 1, 8, 8, seed=1)
+    sigma = torch.full((200, 1, 1, 1), 0.7).double()
+    x_t = new + sigma * drawn(*new.shape, seed=2)
+    errors = [
+        (
+            GaussianCentre.fit(x, components=2, packed=choice).denoise(
+                x_t, torch.ones_like(sigma), sigma, None
+            )[0]
+            - new
+        )
+        .square()
+        .mean()
+        for choice in (False, True)
+    ]
+    assert errors[1].item() == pytest.approx(errors[0].item(), rel=0.01)
+
+
+def test_packets_hold_the_variance_of_their_block_also_where_data_are_missing():
+    x = smooth(300, 8)
+    seen = drawn(300, 1, 8, 8, seed=3) < 1.0
+    for observed in (None, seen):
+        fitted = GaussianCentre.fit(x if observed is None else x * seen, observed, components=3, packed=True)
+        blocks = F.avg_pool2d(fitted.variance.reshape(1, 1, 8, 8), 4).flatten()
+        assert torch.allclose(fitted.bands.reshape(16, 4).mean(0), blocks, rtol=0.01)
+        # the mean of a block varies more than what is finest in it
+        assert (fitted.bands.reshape(16, 4)[0] > 3 * fitted.bands.reshape(16, 4)[-1]).all()
+
+
+@pytest.mark.parametrize("size", [(7, 8), (1, 5)])
+def test_sizes_that_cannot_be_halved_are_not_packed(size):
+    assert GaussianCentre.fit(drawn(30, 1, *size), components=2, packed=True).bands is None
+
+
+def test_copies_of_a_record_promise_nothing():
+    """What is left over is measured on other groups: with copies the spread is what it is without."""
+    x = drawn(31, 1, 64)
+    alone = GaussianCentre.fit(x, components=8)
+    groups = torch.arange(31).repeat(3)
+    copied = GaussianCentre.fit(x.repeat(3, 1, 1), components=8, groups=groups)
+    assert torch.allclose(copied.variance, alone.variance, rtol=1e-6)
+    careless = GaussianCentre.fit(x.repeat(3, 1, 1), components=8)
+    assert careless.variance.mean() < 0.9 * alone.variance.mean()
 
 
 def test_single_precision_is_near_double():

@@ -12,7 +12,7 @@ from ebbtide.shared.centre import GaussianCentre
 from ebbtide.shared.data import Condition, Encoded
 from ebbtide.shared.grids import GridModel, GridSettings, GridShape, Trust, fit_model
 from ebbtide.shared.grids.fitting import calibrated
-from ebbtide.shared.hiding import GridData, Hiding
+from ebbtide.shared.hiding import GridData, Hiding, with_copies
 from ebbtide.shared.latent import PackedNetwork
 from ebbtide.shared.masking import Boxes, Cells, Mixture
 from ebbtide.shared.noise import Keys
@@ -153,6 +153,23 @@ def test_what_lies_beside_the_data_moves_with_it_and_is_left_out_at_times() -> N
     same = torch.where(batch.x_0[50:, :1] > 0, 1.0, -1.0)
     assert torch.equal(told[50:][~blank], same[~blank])
     assert not torch.equal(batch.x_0, values)  # some were turned
+
+
+def test_few_examples_are_joined_by_copies_of_their_own_and_many_are_not() -> None:
+    x = torch.arange(20 * 6.0).reshape(20, 1, 6)
+    seen = torch.ones(20, 1, 6, dtype=torch.bool)
+    seen[3, 0, 0] = False
+
+    def flipped(keys: Keys, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.flip(2), torch.ones(len(x), 1)
+
+    few = GridData(x * seen, seen, groups=torch.arange(20) // 2)
+    found = with_copies(few, flipped, 0)
+    assert len(found) == 80 and torch.equal(found.owners, few.owners.repeat(4))
+    assert torch.equal(found.values[:20], few.values) and torch.equal(found.values[60:], few.values.flip(2))
+    assert found.observed is not None and (~found.observed).sum() == 4 and not found.observed[23, 0, 5]
+    many = GridData(x.repeat(15, 1, 1))
+    assert with_copies(many, flipped, 0) is many and with_copies(few, None, 0) is few
 
 
 def test_a_model_of_channels_needs_none() -> None:
