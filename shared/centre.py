@@ -10,28 +10,22 @@ What the components leave over is not white: neighbours go together. Where noise
 to be independent in Haar packets of four positions along each axis (`bands`) in place of single positions: on
 brains, and on photographs, a fifth of the squared error at middle noise, for two sums a position.
 
-`CentredDenoiser` puts a network around it, D = E_gauss[x_0 | x_t, known] + std_gauss F: the preconditioning
-of Karras et al. 2022 with a full Gaussian in place of an isotropic one. An untrained network (F = 0) already
-is the exact denoiser of a Gaussian.
+`denoisers.CentredDenoiser` puts a network around it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import wraps
 from typing import ParamSpec, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from .data import NOTHING, Condition, Encoded
-from .denoisers import Denoiser, NetworkDenoiser, Preconditioned
-from .guidance import within
+from .data import Encoded
 from .latent import haar_pack, haar_unpack
-from .noise import Keys, White, key_of
-from .schedules import Schedule
+from .noise import Keys, key_of
 
 _CHUNK = 2**24  # numbers held at once in the largest temporary
 _FAR = 0.03  # weight of nothing known around: what is farther than the reach says little
@@ -487,111 +481,3 @@ class CrossFitted(nn.Module):
             some = None if known is None else known[rows]
             mean[rows], std[rows] = self._centre(int(f)).denoise(x_t[rows], a[rows], s[rows], some)
         return mean, std
-
-
-class CentredDenoiser(NetworkDenoiser):
-    r"""A network around a centre: D = E_gauss[x_0 | x_t, known] + std_gauss F.
-
-    The network is called as every other (see `NetworkDenoiser`), with its input and the known values
-    standardised by the centre's prior, (x_t - alpha m) / sqrt(alpha^2 s^2 + sigma^2) and (x - m) / s; and
-    with two more images for each channel at the end of `condition.channels`: the Gaussian's denoised mean,
-    standardised, and the logarithm of its standard deviation over the prior's. The loss counts errors in
-    data units, divided by the root mean square of std_gauss over the record.
-
-    Args:
-        network: takes 2 C further condition channels (`UNet(context=2 * C)`).
-        schedule: the forward process.
-        centre: what is known before diffusion.
-    """
-
-    def __init__(self, network: nn.Module, schedule: Schedule, centre: Centre) -> None:
-        super().__init__(network, schedule)
-        self.centre = centre
-
-    def precondition(self, x_t: Tensor, t: Tensor, condition: Condition) -> Preconditioned:
-        alpha, sigma, level = self.levels(x_t, t)
-        known, fold = condition.known, condition.fold
-        base, out = self.centre.denoise(x_t, alpha, sigma, known, fold)
-        mean, std = self.centre.prior(fold)
-        a, s = alpha.to(x_t.dtype), sigma.to(x_t.dtype)
-        x = (x_t - a * mean) / (a**2 * std**2 + s**2).sqrt()
-        shown = torch.cat([(base - mean) / std, (out / std).clamp(min=1e-3).log()], 1)
-        channels = shown if condition.channels is None else torch.cat([condition.channels, shown], 1)
-        hidden = torch.ones_like(x_t, dtype=torch.bool)
-        if known is not None:
-            hidden = ~known.observed
-            known = Encoded((known.values - mean) / std * known.observed, known.observed)
-            x = torch.where(known.observed, known.values, x)
-        told = replace(condition, channels=channels, known=known)
-        # One unit of error for a whole record: an entry that varies little matters little.
-        axes = tuple(range(1, x_t.ndim))
-        spread = (out**2 * hidden).sum(axes, keepdim=True) / hidden.sum(axes, keepdim=True).clamp(min=1)
-        return Preconditioned(base, out, x, level, told, spread.sqrt().clamp(min=1e-8))
-
-
-@dataclass(frozen=True)
-class AwayFromCentre:
-    """Autoguidance (Karras et al. 2024) with a model's own centre as its worse version: D_gauss + scale (D -
-    D_gauss), which scales what the network adds, at the cost of one ordinary call.
-
-    Args:
-        denoiser: around a centre.
-        scale: 1 is the denoiser itself, 0 the centre.
-        interval: noise-to-signal ratios sigma / alpha between which to guide.
-    """
-
-    denoiser: CentredDenoiser
-    scale: float
-    interval: tuple[float, float] = (0.0, math.inf)
-
-    @property
-    def schedule(self) -> Schedule:
-        return self.denoiser.schedule
-
-    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
-        """The denoiser's answer, guided, (B, C, *S); guiding is decided by the first element's time."""
-        parts = self.denoiser.precondition(x_t, t, condition)
-        if within(self.schedule, t, self.interval):
-            parts = replace(parts, out=self.scale * parts.out)
-        return self.denoiser.finish(parts, condition.known)
-
-
-@dataclass(frozen=True)
-class ScaledDenoiser:
-    r"""A denoiser of residuals r = (x - mean) / scale, as one of x under noise of that scale,
-    x_t = alpha x_0 + sigma scale eps: D = mean + scale D_r((x_t - alpha mean) / scale). Sample it with
-    `noise=ScaledNoise(scale)`; for records, whose scales differ from column to column.
-
-    Args:
-        denoiser: of residuals.
-        mean, scale: broadcast over (B, C, *S); scale positive.
-    """
-
-    denoiser: Denoiser
-    mean: Tensor
-    scale: Tensor
-
-    @property
-    def schedule(self) -> Schedule:
-        return self.denoiser.schedule
-
-    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
-        """E[x_0 | x_t, condition], (B, C, *S)."""
-        alpha = self.schedule(t.double())[0].to(x_t).reshape(-1, *(1,) * (x_t.ndim - 1))
-        known = condition.known
-        if known is not None:
-            residual = Encoded((known.values - self.mean) / self.scale * known.observed, known.observed)
-            condition = replace(condition, known=residual)
-        r = self.denoiser((x_t - alpha * self.mean) / self.scale, t, condition)
-        x_0 = self.mean + self.scale * r
-        return x_0 if known is None else torch.where(known.observed, known.values, x_0)
-
-
-@dataclass(frozen=True)
-class ScaledNoise:
-    """White noise times a scale that broadcasts over (B, C, *S)."""
-
-    scale: Tensor
-
-    def __call__(self, keys: Keys, x: Tensor, stream: str) -> Tensor:
-        return White()(keys, x, stream) * self.scale

@@ -3,12 +3,13 @@ r"""Denoisers: E[x_0 | x_t, what is known, condition], whatever the network insi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from .centre import Centre
 from .data import NOTHING, Condition, Encoded, like
 from .schedules import Schedule
 
@@ -186,3 +187,46 @@ class NetworkDenoiser(nn.Module):
             error = error * like(weighting(self.schedule.log_snr(t.double())).sqrt(), x_0).to(x_0.dtype)
         error, counts, axes = error.float().square(), where.float(), tuple(range(1, x_0.ndim))
         return (error * counts).sum(axes) / counts.sum(axes).clamp(min=1)
+
+
+class CentredDenoiser(NetworkDenoiser):
+    r"""A network around a centre: D = E_gauss[x_0 | x_t, known] + std_gauss F.
+
+    The network is called as every other (see `NetworkDenoiser`), with its input and the known values
+    standardised by the centre's prior, (x_t - alpha m) / sqrt(alpha^2 s^2 + sigma^2) and (x - m) / s; and
+    with two more images for each channel at the end of `condition.channels`: the Gaussian's denoised mean,
+    standardised, and the logarithm of its standard deviation over the prior's. The loss counts errors in
+    data units, divided by the root mean square of std_gauss over the record.
+
+    It is the preconditioning of Karras et al. 2022 with a full Gaussian in place of an isotropic one. An
+    untrained network (F = 0) already is the exact denoiser of a Gaussian.
+
+    Args:
+        network: takes 2 C further condition channels (`UNet(context=2 * C)`).
+        schedule: the forward process.
+        centre: what is known before diffusion.
+    """
+
+    def __init__(self, network: nn.Module, schedule: Schedule, centre: Centre) -> None:
+        super().__init__(network, schedule)
+        self.centre = centre
+
+    def precondition(self, x_t: Tensor, t: Tensor, condition: Condition) -> Preconditioned:
+        alpha, sigma, level = self.levels(x_t, t)
+        known, fold = condition.known, condition.fold
+        base, out = self.centre.denoise(x_t, alpha, sigma, known, fold)
+        mean, std = self.centre.prior(fold)
+        a, s = alpha.to(x_t.dtype), sigma.to(x_t.dtype)
+        x = (x_t - a * mean) / (a**2 * std**2 + s**2).sqrt()
+        shown = torch.cat([(base - mean) / std, (out / std).clamp(min=1e-3).log()], 1)
+        channels = shown if condition.channels is None else torch.cat([condition.channels, shown], 1)
+        hidden = torch.ones_like(x_t, dtype=torch.bool)
+        if known is not None:
+            hidden = ~known.observed
+            known = Encoded((known.values - mean) / std * known.observed, known.observed)
+            x = torch.where(known.observed, known.values, x)
+        told = replace(condition, channels=channels, known=known)
+        # One unit of error for a whole record: an entry that varies little matters little.
+        axes = tuple(range(1, x_t.ndim))
+        spread = (out**2 * hidden).sum(axes, keepdim=True) / hidden.sum(axes, keepdim=True).clamp(min=1)
+        return Preconditioned(base, out, x, level, told, spread.sqrt().clamp(min=1e-8))

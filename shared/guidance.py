@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .data import NOTHING, Condition
-from .denoisers import Denoiser
+from .denoisers import CentredDenoiser, Denoiser
 from .schedules import Schedule
 
 View = Callable[[Condition], Condition]
@@ -143,3 +143,30 @@ class AutoGuided:
             return self.denoiser(x_t, t, condition)
         x_0 = self.weak(x_t, t, condition)
         return x_0 + self.scale * (self.denoiser(x_t, t, condition) - x_0) if self.scale else x_0
+
+
+@dataclass(frozen=True)
+class AwayFromCentre:
+    """Autoguidance (Karras et al. 2024) with a model's own centre as its worse version: D_gauss + scale (D -
+    D_gauss), which scales what the network adds, at the cost of one ordinary call.
+
+    Args:
+        denoiser: around a centre.
+        scale: 1 is the denoiser itself, 0 the centre.
+        interval: noise-to-signal ratios sigma / alpha between which to guide.
+    """
+
+    denoiser: CentredDenoiser
+    scale: float
+    interval: tuple[float, float] = (0.0, math.inf)
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
+        """The denoiser's answer, guided, (B, C, *S); guiding is decided by the first element's time."""
+        parts = self.denoiser.precondition(x_t, t, condition)
+        if within(self.schedule, t, self.interval):
+            parts = replace(parts, out=self.scale * parts.out)
+        return self.denoiser.finish(parts, condition.known)

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..centre import AwayFromCentre, CentredDenoiser, CrossFitted, GaussianCentre
+from ..centre import CrossFitted, GaussianCentre
 from ..data import NOTHING, Condition, Encoded
-from ..denoisers import Denoiser
+from ..denoisers import CentredDenoiser, Denoiser
 from ..distillation import FewStepGrid, JumpingCentre
 from ..errors import InputError
-from ..guidance import Guided
+from ..guidance import AwayFromCentre, Guided
 from ..hiding import with_done
 from ..latent import PackedNetwork
 from ..noise import Keys

@@ -8,17 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from ebbtide.shared import centre as centre_module
-from ebbtide.shared.centre import (
-    AwayFromCentre,
-    CentredDenoiser,
-    CrossFitted,
-    GaussianCentre,
-    ScaledDenoiser,
-    ScaledNoise,
-)
+from ebbtide.shared.centre import CrossFitted, GaussianCentre
 from ebbtide.shared.data import NOTHING, Condition, Encoded
+from ebbtide.shared.denoisers import CentredDenoiser
 from ebbtide.shared.exact import GaussianDenoiser
-from ebbtide.shared.guidance import AutoGuided
+from ebbtide.shared.guidance import AutoGuided, AwayFromCentre
 from ebbtide.shared.latent import haar_unpack
 from ebbtide.shared.noise import Keys
 from ebbtide.shared.samplers import Heun
@@ -364,19 +358,3 @@ def test_axes_of_many_positions_and_records_are_those_of_few():
     captured = [(x @ axes).square().sum(0) for axes in (exact, found)]
     assert torch.allclose(*captured, rtol=1e-3)
     assert torch.allclose(found.T @ found, torch.eye(10), atol=1e-5)
-
-
-def test_a_scaled_denoiser_is_the_residual_one_in_other_units():
-    """Sampling residuals and restoring them, or sampling data: the same numbers."""
-    gauss = centre()
-    residual, keys = exact(gauss, RectifiedFlow()), Keys.range(0, 5)
-    mean, scale = drawn(*SHAPE, seed=20), drawn(*SHAPE, seed=21).exp()
-    r = Heun(10)(residual, SHAPE, keys, like=mean)
-    x = Heun(10, noise=ScaledNoise(scale))(ScaledDenoiser(residual, mean, scale), SHAPE, keys, like=mean)
-    assert torch.allclose(x, mean + scale * r)
-    known = some_known(5)
-    inside = Encoded((known.values - mean) / scale * known.observed, known.observed)
-    r = Heun(10)(residual, SHAPE, keys, Condition(known=inside), like=mean)
-    scaled = ScaledDenoiser(residual, mean, scale)
-    x = Heun(10, noise=ScaledNoise(scale))(scaled, SHAPE, keys, Condition(known=known), like=mean)
-    assert torch.allclose(x, mean + scale * r)

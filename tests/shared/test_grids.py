@@ -216,6 +216,21 @@ def test_training_learns_what_the_centre_cannot_know() -> None:
     assert (again.generate(Keys.range(0, 8)) - x[:8]).abs().mean() < 0.05
 
 
+def test_what_the_centre_knows_of_neighbours_is_kept_with_the_model() -> None:
+    x = torch.randn(40, 1, 10, 6, generator=torch.Generator().manual_seed(0))
+    x = torch.nn.functional.avg_pool2d(x, 3, stride=1) * 3  # 8 x 4, and neighbours go together
+    model, _ = fit_model(GridData(x), replace(SETTINGS, steps=4), PATTERN, device="cpu")
+    config, tensors = model.state()
+    assert "centre.bands" in tensors
+    again, keys = GridModel.from_state(config, tensors), Keys.range(0, 4)
+    assert (again.generate(keys) - model.generate(keys)).abs().mean() < 0.02
+    # a model of an earlier version holds none, and is read as it is
+    del tensors["centre.bands"]
+    older = GridModel.from_state(config, tensors)
+    assert older.denoiser.centre.bands is None
+    assert (older.generate(keys) - model.generate(keys)).abs().mean() > 0.05
+
+
 def test_unknown_entries_teach_nothing() -> None:
     values, observed = coins(60), torch.ones(60, *SHAPE, dtype=torch.bool)
     observed[:, :, 0] = False
