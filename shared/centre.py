@@ -142,7 +142,8 @@ class GaussianCentre(nn.Module):
                 components were not found from. None: each is its own.
         """
         x, shape = values.flatten(1), tuple(values.shape[1:])
-        seen = torch.ones_like(x) if observed is None else observed.flatten(1).to(x)
+        observed = torch.ones_like(values, dtype=torch.bool) if observed is None else observed
+        seen = observed.flatten(1).to(x)
         k = max(0, min(components, len(x) * 4 // 5 - 2, x.shape[1] - 1))
 
         def principal(filled: Tensor, mean: Tensor) -> tuple[GaussianCentre, Tensor]:
