@@ -296,7 +296,8 @@ def _of_blocks(packets: Tensor, shape: tuple[int, ...]) -> Tensor:
     """(..., d) in packets -> (..., d) the mean of those of a block, for each of them."""
     count = 2 ** (_levels(shape) * (len(shape) - 1))
     blocks = packets.unflatten(-1, (shape[0], count, -1))
-    return blocks.mean(-2, keepdim=True).expand_as(blocks).flatten(-3)
+    means: Tensor = blocks.mean(-2, keepdim=True).expand_as(blocks).flatten(-3)
+    return means
 
 
 def _at_positions(packets: Tensor, shape: tuple[int, ...]) -> Tensor:
