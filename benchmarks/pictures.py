@@ -264,10 +264,13 @@ def train_ours(data: Path, shape: tuple[int, ...], seconds: float, folder: Path)
     return {"steps": steps, "batch": settings.batch_size, "seconds": spent, "weights": weights}
 
 
-def ebbtide(fitted: FittedImages) -> Make:
+def ebbtide(fitted: FittedImages, guidance: float | None) -> Make:
     def make(labels: Tensor, steps: int) -> Tensor:
         made = fitted.model.generate(
-            Keys.range(0, len(labels)), Condition(label=labels), sampler=fitted.model.sampler(steps)
+            Keys.range(0, len(labels)),
+            Condition(label=labels),
+            guidance=fitted.guidance if guidance is None else guidance,
+            sampler=fitted.model.sampler(steps),
         )
         return torch.from_numpy(fitted.space.decode_generated(made)).permute(0, 3, 1, 2) / 255
 
@@ -351,6 +354,7 @@ def main() -> None:
     parser.add_argument("--fill", type=int, default=64, help="test pictures to complete; 0 for none")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--calls", type=int, nargs="+", default=STEPS, help="2 alone for a distilled model")
+    parser.add_argument("--guidance", type=float, help="of ebbtide; its own by default")
     parser.add_argument("--only", nargs="+", choices=("ebbtide", *RECIPES), default=("ebbtide", *RECIPES))
     told = parser.parse_args()
     torch.set_num_threads(1)
@@ -381,7 +385,7 @@ def main() -> None:
     if "ebbtide" in told.only:
         if told.model is None:
             kept("train_ebbtide", lambda: train_ours(data, shape, told.seconds, folder))
-        makers["ebbtide"] = lambda: ebbtide(FittedImages.load(folder))
+        makers["ebbtide"] = lambda: ebbtide(FittedImages.load(folder), told.guidance)
     some = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))[: 5 * told.count]
     labels = torch.arange(told.count) % CLASSES
     features = learn(x, y, steps=told.learn)

@@ -76,7 +76,7 @@ class Wish:
         count: how many.
         seed: sample i depends on (seed, i) and the wish alone.
         condition: name -> words, "70", "60..80" or "F"; what is not named is left to the model.
-        guidance: how strongly to follow the condition; 1 is as trained.
+        guidance: how strongly to follow the condition; 1 is as trained, None as is usual for the model.
         steps: denoising steps; None is the model's own.
         constraints: tables: what holds in every row ("start<=end").
         complete: tables: without missing cells.
@@ -89,7 +89,7 @@ class Wish:
     count: int
     seed: int = 0
     condition: Mapping[str, str] = field(default_factory=dict)
-    guidance: float = 1.0
+    guidance: float | None = None
     steps: int | None = None
     constraints: tuple[str, ...] = ()
     complete: bool = False
@@ -174,6 +174,10 @@ class Fitted(Protocol):
     def can(self) -> Sequence[str]:
         """The verbs that it serves: impute, generate; and what `generate` can be asked for beside a
         condition: prompt, vary."""
+
+    @property
+    def guidance(self) -> float:
+        """How strongly `generate` follows a condition unless it is told; 1 is as trained."""
 
     @property
     def description(self) -> Sequence[str]:

@@ -340,7 +340,7 @@ def generate(
         float, typer.Option(metavar="X", help="How far from --like: 0 (not at all) to 1.")
     ] = 0.5,
     guidance: Annotated[
-        float | None, typer.Option(metavar="X", help="How strongly to follow: 1, with text 3.")
+        float | None, typer.Option(metavar="X", help="How strongly to follow what is asked.")
     ] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Denoising steps.")] = None,
     constraint: Constraint = None,
@@ -357,7 +357,7 @@ def generate(
     """Make synthetic data, marked as synthetic."""
     from ..domains import Wish
     from ..shared.covariates import parse_wish
-    from .generating import generate, guided
+    from .generating import generate
     from .options import domain_of
 
     folder, domain = domain_of(model, segmentation, text_encoder)
@@ -365,7 +365,7 @@ def generate(
         count,
         run.seed,
         parse_wish(condition),
-        guided(guidance, prompt, negative),
+        guidance,
         steps,
         constraints=tuple(constraint or ()),
         complete=complete,

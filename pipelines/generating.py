@@ -7,7 +7,7 @@ finished survives an interruption.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,8 @@ def generate(
     if domain.name != "tabular" and (wish.constraints or wish.complete or wish.format):
         raise InputError("other-domain", "constraints, --complete and --format are about tables", str(model))
     _require_able(fitted, wish, model)
+    if wish.guidance is None:  # a text is followed more closely than a condition
+        wish = replace(wish, guidance=TEXT_GUIDANCE if wish.prompt or wish.negative else fitted.guidance)
     given = [sha256_of(Path(path)) for path in wish.like]
     work, starts = Work(out), list(range(0, wish.count, domain.made_at_once))
     with locked(out):
@@ -91,11 +93,6 @@ def generate(
         except BaseException:
             work.put_away()
             raise
-
-
-def guided(asked: float | None, prompt: str | None, negative: str | None) -> float:
-    """How strongly to follow what is wished, unless said otherwise: a text more than a condition."""
-    return asked if asked is not None else TEXT_GUIDANCE if prompt or negative else 1.0
 
 
 def _require_able(fitted: Fitted, wish: Wish, model: Path) -> None:
@@ -176,7 +173,7 @@ def _finish(
             "sampler": output_cards.sampler(fitted, wish.steps),
             "seed": wish.seed,
         }
-        about["sampler"] += f", guidance {wish.guidance:g}" if wish.guidance != 1 else ""
+        about["sampler"] += f", guidance {wish.guidance:g}" if wish.guidance not in (None, 1) else ""
         card = output_cards.model_card(model, fitted)
         origin = output_cards.Origin(
             work.out.name, domain, fitted, digest, str(fitted.about.get("data", model.name)), card

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..domains import Wish
-from .generating import Generated, guided
+from .generating import Generated
 from .generating import generate as generate_from
 from .options import GridWords, TableWords, domain_for, domain_of
 from .training import TrainedModel
@@ -93,7 +93,8 @@ def generate(
         prompt, negative: of pictures: a text to follow, and one to be led away from.
         like: of pictures: one to vary, or two to pass between.
         strength: in (0, 1], how far from the one.
-        guidance: how strongly to follow condition and text: 1 where left out, with text 3.
+        guidance: how strongly to follow condition and text; where left out 3 for text, 2 for classes of
+            pictures, else 1.
         steps: denoising steps.
         seed: sample i depends on (seed, i) alone.
         overwrite: replace `out`.
@@ -113,7 +114,7 @@ def generate(
         count,
         seed,
         words,
-        guided(guidance, prompt, negative),
+        guidance,
         steps,
         constraints=tuple(constraints),
         complete=complete,

@@ -254,10 +254,11 @@ class ImageDomain:
         conditions = fitted.space.conditions
         doubts = [*conditions.prompted(wish.prompt), *conditions.prompted(wish.negative)]
         doubts += conditions.beyond(wish.condition)
-        if wish.negative and wish.guidance <= 1:
+        guidance = fitted.guidance if wish.guidance is None else wish.guidance
+        if wish.negative and guidance <= 1:
             what = "a negative prompt does nothing without guidance"
             raise InputError("negative", what, "--negative", "add --guidance 3, say")
-        if fitted.model.jumps and wish.guidance != 1 and not wish.prompt:
+        if fitted.model.jumps and guidance != 1 and not wish.prompt:
             what = "a distilled model is guided as it was when it was made, and not otherwise"
             doubts.append(Fault("guidance", what, "--guidance", "distil again with it", "warning"))
         like = [read_picture(Path(path)) for path in wish.like]
@@ -272,7 +273,7 @@ class ImageDomain:
             made = fitted.generate(
                 keys,
                 condition,
-                guidance=wish.guidance,
+                guidance=guidance,
                 negative=wish.negative,
                 steps=wish.steps,
                 like=like,

@@ -264,8 +264,9 @@ class MriDomain:
         keys = Keys.range(wish.seed, last - first, start=first)
         facts = fitted.covariates.asked(wish.condition, keys)
         labels = self.label_maps(fitted, keys)
+        guidance = fitted.guidance if wish.guidance is None else wish.guidance
         samples = fitted.generate(
-            keys, facts, labels=labels, guidance=wish.guidance, steps=wish.steps, progress=progress
+            keys, facts, labels=labels, guidance=guidance, steps=wish.steps, progress=progress
         )
         np.save(folder / "samples.npy", samples.numpy(), allow_pickle=False)
         if labels is not None:

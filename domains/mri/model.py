@@ -332,6 +332,11 @@ class FittedScans:
     # --------------------------------------------------------------------------------------------- folder
 
     @property
+    def guidance(self) -> float:
+        """Of covariates; label maps have a scale of their own in the settings."""
+        return 1.0
+
+    @property
     def can(self) -> tuple[str, ...]:
         return ("generate", "impute")
 

@@ -395,6 +395,11 @@ class FittedTable:
             object.__setattr__(self, name, part)
 
     @property
+    def guidance(self) -> float:
+        """Conditions hold in every row as they are."""
+        return 1.0
+
+    @property
     def can(self) -> tuple[str, ...]:
         held = {"impute": self.model, "generate": self.generator}
         return tuple(verb for verb, part in held.items() if part is not None)
