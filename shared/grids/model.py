@@ -167,8 +167,8 @@ class GridModel:
             keys: B of them.
             condition: of the B samples; fields that are absent are unknown.
             guidance: scale of classifier-free guidance; 1 is none. Text is followed at every noise level, for
-                it may say where things are; all else in the middle of the way (Kynkaanniemi et al. 2024), where
-                that costs variety less.
+                it may say where things are; all else in the middle of the way (Kynkaanniemi et al. 2024),
+                where that costs variety less.
             negative: (1, T, D) tokens to be led away from, in place of no tokens at all.
             sampler: `sampler()` by default.
             start, t_start: as for `Sampler`.
