@@ -87,7 +87,7 @@ def recommended(shape: tuple[int, ...], subjects: int, preset: str = "cpu") -> G
         time_limit=chosen.seconds if voxels <= chosen.voxels else None,
         precision="bf16" if preset != "cpu" or computes_bfloat16() else "fp32",
         checkpointing=not latent and voxels > 1_000_000,
-        channel_guidance=1.7,
+        channel_guidance=1.35,
     )
     fine = replace(settings, levels=1, batch_size=1, checkpointing=False)
     if latent or step_bytes(fine, shape) <= chosen.memory:
