@@ -85,9 +85,13 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
+_loading: list[threading.Thread] = []
+
+
 def load_meanwhile() -> None:
     """Import Lightning, which takes two seconds, in a thread: for those with work to do before `train`."""
-    threading.Thread(target=import_module, args=("lightning.pytorch",), name="lightning").start()
+    _loading.append(threading.Thread(target=import_module, args=("lightning.pytorch",), name="lightning"))
+    _loading[-1].start()
 
 
 def train(
@@ -283,6 +287,8 @@ class _Run:
 
 def _fit(run: _Run) -> None:
     """Let Lightning call the learner once for every step that is left."""
+    while _loading:  # two threads that import it at once may each find it half imported
+        _loading.pop().join()
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.utilities.exceptions import SIGTERMException

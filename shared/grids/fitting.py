@@ -29,6 +29,7 @@ Progress = Callable[[str, float], None]
 
 _ROUNDS = 4  # of EM where data are missing: what it has not found by then, the network finds
 _AT_ALL, _EACH, _PACKED, _MAPS = 240, 60, 30, 46  # bytes; see `step_bytes`
+_VOLUMES = 5  # axes of (n, C, *S): pictures keep positions, with packets small ones followed captions less
 _HURRIED = 2  # examples to calibrate by, where time ran out
 
 
@@ -91,7 +92,7 @@ def fit_model(
         reach=settings.reach,
         floor=settings.floor,
         rounds=_ROUNDS,
-        packed=True,
+        packed=data.values.ndim == _VOLUMES,
     )
     with torch.random.fork_rng():
         torch.manual_seed(key_of(seed, "network") % 2**31)

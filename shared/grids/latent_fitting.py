@@ -78,7 +78,7 @@ def fit_latents(
         reach=settings.reach,
         floor=settings.floor,
         rounds=4,
-        packed=True,
+        packed=latents.ndim == 5,
     )
     model.core.denoiser.centre = centre
 

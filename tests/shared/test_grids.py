@@ -217,8 +217,8 @@ def test_training_learns_what_the_centre_cannot_know() -> None:
 
 
 def test_what_the_centre_knows_of_neighbours_is_kept_with_the_model() -> None:
-    x = torch.randn(40, 1, 10, 6, generator=torch.Generator().manual_seed(0))
-    x = torch.nn.functional.avg_pool2d(x, 3, stride=1) * 3  # 8 x 4, and neighbours go together
+    x = torch.randn(40, 1, 10, 6, 6, generator=torch.Generator().manual_seed(0))
+    x = torch.nn.functional.avg_pool3d(x, 3, stride=1) * 5  # 8 x 4 x 4, and neighbours go together
     model, _ = fit_model(GridData(x), replace(SETTINGS, steps=4), PATTERN, device="cpu")
     config, tensors = model.state()
     assert "centre.bands" in tensors
