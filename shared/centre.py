@@ -145,9 +145,10 @@ class GaussianCentre(nn.Module):
         observed = torch.ones_like(values, dtype=torch.bool) if observed is None else observed
         seen = observed.flatten(1).to(x)
         k = max(0, min(components, len(x) * 4 // 5 - 2, x.shape[1] - 1))
+        levels = _levels(shape) if packed else 0
 
         def principal(filled: Tensor, mean: Tensor) -> tuple[GaussianCentre, Tensor]:
-            loadings, variance, bands = _principal(filled - mean, seen, k, floor, shape, groups)
+            loadings, variance, bands = _principal(filled - mean, seen, k, floor, shape, levels, groups)
             return cls(mean.reshape(shape), loadings, variance, reach), bands
 
         mean = (x * seen).sum(0) / seen.sum(0).clamp(min=1)
@@ -160,10 +161,10 @@ class GaussianCentre(nn.Module):
             known = Encoded(values * observed, observed)
             filled = centre.posterior(known)[0].flatten(1)
             centre, bands = principal(filled, filled.mean(0))
-        if packed and _levels(shape):
+        if levels:
             # How what is left divides among the packets of a block; how much of it there is, `variance` says.
             share = bands / _of_blocks(bands, shape)
-            low = haar_pack(centre.variance.reshape(1, *shape), _levels(shape))
+            low = haar_pack(centre.variance.reshape(1, *shape), levels)
             count = low.shape[1] // shape[0]
             total = low.unflatten(1, (-1, count))[:, :, :1].expand(-1, -1, count, *low.shape[2:])
             centre.bands = (share * total.flatten() / math.sqrt(count)).clamp(min=floor)
@@ -351,10 +352,12 @@ def _principal(
     k: int,
     floor: float,
     shape: tuple[int, ...],
+    levels: int,
     groups: Tensor | None,
     folds: int = 5,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loadings (d, k) of centred data (n, d), the noise variance (d,) of what is seen, and that in packets.
+    """Loadings (d, k) of centred data (n, d), the noise variance (d,) of what is seen, and that in packets
+    (of no meaning at no `levels` of packing).
 
     The axes are those of all records; how much varies along them, and how much is left, is measured on
     groups that the axes were not fitted to. With more positions than records, sample eigenvalues are
@@ -370,7 +373,8 @@ def _principal(
         along += projected.square().sum(0) / len(x)
         rest = (new - projected @ axes.T) * seen[fold == f]
         left += rest.square().sum(0)
-        packets += haar_pack(rest.reshape(-1, *shape), _levels(shape)).flatten(1).square().sum(0) / len(x)
+        if levels:
+            packets += haar_pack(rest.reshape(-1, *shape), levels).flatten(1).square().sum(0) / len(x)
     counted = seen.sum(0)
     variance = torch.where(counted > 1, (left / counted.clamp(min=1)).clamp(min=floor), 1.0)
     axes = _axes(x, k)

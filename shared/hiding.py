@@ -127,14 +127,12 @@ def with_copies(data: GridData, augmentation: Augmentation | None, seed: int) ->
     times = min(256 // len(data), 2**26 // data.values.numel() - 1, 3)
     if augmentation is None or times < 1:
         return data
-    parts = [(data.values.float(), data.observed, data.owners)]
-    for copy in range(times):
+    parts = []
+    for copy, change in enumerate([None, *[augmentation] * times], -1):  # first of all, they themselves
         keys = Keys(key_of(seed, "copies"), torch.arange(len(data)), torch.full((len(data),), copy))
-        x, seen, *_ = _changed(data, augmentation, keys, 0)
-        parts.append((x, seen, data.owners))
-    values, _, owners = zip(*parts, strict=True)
-    seen = torch.cat([torch.ones_like(x, dtype=torch.bool) if o is None else o for x, o, _ in parts])
-    return GridData(torch.cat(values), None if bool(seen.all()) else seen, groups=torch.cat(owners))
+        parts.append(_changed(data, change, keys, 0)[:2])
+    values, seen = (torch.cat(one) for one in zip(*parts, strict=True))
+    return GridData(values, None if bool(seen.all()) else seen, groups=data.owners.repeat(len(parts)))
 
 
 def with_done(condition: Condition, done: Tensor) -> Condition:

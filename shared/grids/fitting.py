@@ -12,7 +12,7 @@ from time import monotonic
 
 import torch
 
-from ..centre import CrossFitted, GaussianCentre
+from ..centre import GaussianCentre
 from ..data import Condition, Encoded
 from ..hiding import Augmentation, GridData, Hiding, held_out, marks, with_copies
 from ..masking import Pattern
@@ -22,14 +22,12 @@ from ..words import WIDTH
 from .calibration import DRAWN, DRAWS, asked, covering, drawn_for, least_error
 from .latent_fitting import fit_latents, probe_latents
 from .latents import AnyModel, LatentModel, autoencoder_of
-from .model import GridModel, Trust
+from .model import GridModel, Trust, centre_of
 from .settings import GridSettings, GridShape
 
 Progress = Callable[[str, float], None]
 
-_ROUNDS = 4  # of EM where data are missing: what it has not found by then, the network finds
 _AT_ALL, _EACH, _PACKED, _MAPS = 240, 60, 30, 46  # bytes; see `step_bytes`
-_VOLUMES = 5  # axes of (n, C, *S): pictures keep positions, with packets small ones followed captions less
 _HURRIED = 2  # examples to calibrate by, where time ran out
 
 
@@ -83,17 +81,7 @@ def fit_model(
     apart = held_out(data.owners, settings.held_out, seed)
     learning, kept = data[(~apart).nonzero()[:, 0]], data[apart.nonzero()[:, 0]]
     some = with_copies(learning, augmentation, seed)
-    centre = CrossFitted.fit(
-        some.values,
-        some.observed,
-        some.owners,
-        folds=settings.folds,
-        components=settings.components,
-        reach=settings.reach,
-        floor=settings.floor,
-        rounds=_ROUNDS,
-        packed=data.values.ndim == _VOLUMES,
-    )
+    centre = centre_of(settings, some.values, some.observed, some.owners)
     with torch.random.fork_rng():
         torch.manual_seed(key_of(seed, "network") % 2**31)
         model = GridModel.untrained(settings, form, centre)

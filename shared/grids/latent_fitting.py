@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..artifacts import read_model_of, recovered, write_model
-from ..centre import CrossFitted, GaussianCentre
+from ..centre import GaussianCentre
 from ..data import Condition, Encoded
 from ..errors import InputError
 from ..hiding import Augmentation, GridData, Hiding, held_out
@@ -25,7 +25,7 @@ from ..smooth import smoothly_filled
 from ..training import Trained, device_of, train
 from .calibration import DRAWN, DRAWS, asked, covering, drawn_for, least_error
 from .latents import LatentModel, autoencoder_of
-from .model import GridModel, Trust
+from .model import GridModel, Trust, centre_of
 from .settings import GridSettings, GridShape
 
 Progress = Callable[[str, float], None]
@@ -69,17 +69,7 @@ def fit_latents(
     model.core.denoiser.to(device_of(device))
     latents, counted = _encoded(model, learning, lambda share: tell("encoding", 0.3 + 0.03 * share))
     tell("fitting the centre", 0.33)
-    centre = CrossFitted.fit(
-        latents,
-        None if bool(counted.all()) else counted,
-        learning.owners,
-        folds=settings.folds,
-        components=settings.components,
-        reach=settings.reach,
-        floor=settings.floor,
-        rounds=4,
-        packed=latents.ndim == 5,
-    )
+    centre = centre_of(settings, latents, None if bool(counted.all()) else counted, learning.owners)
     model.core.denoiser.centre = centre
 
     def examples(part: GridData, changes: Augmentation | None, drop: float) -> InLatents:

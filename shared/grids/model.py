@@ -34,8 +34,25 @@ _GRID = partial(log_snr_grid, floor=-8.0, ceiling=9.0)
 position, and noise has not won at the log-SNR of -6 where it has for records. Steps spent there are what few
 steps need most (docs/explanation/core.md)."""
 _MICRO = 2**17  # positions computed at once in inference: fixed, so that an answer does not depend on company
+_ROUNDS = 4  # of the centre where data are missing: what is not found by then, the network finds
+_VOLUMES = 5  # axes of (n, C, *S): pictures keep positions, with packets small ones followed captions less
 _MIDDLE = (0.4, 6.0)  # sigma / alpha while a condition is followed more closely than it was learnt
 _LITTLE_NOISE = (0.0, 1.0)  # sigma / alpha while detail is decided; more noise decides how bright all is
+
+
+def centre_of(settings: GridSettings, values: Tensor, observed: Tensor | None, owners: Tensor) -> CrossFitted:
+    """The centre of examples (n, C, *S), of what is observed of them, cross-fitted by their owners (n,)."""
+    return CrossFitted.fit(
+        values,
+        observed,
+        owners,
+        folds=settings.folds,
+        components=settings.components,
+        reach=settings.reach,
+        floor=settings.floor,
+        rounds=_ROUNDS,
+        packed=values.ndim == _VOLUMES,
+    )
 
 
 @dataclass(frozen=True)
